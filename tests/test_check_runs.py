@@ -208,6 +208,7 @@ def test_all_output_of_a_check_is_kept_and_secrets_are_not(clinvk: CommandLine, 
     assert (folder / "round-0.log").stat().st_mode & 0o777 == 0o600
 
 
+@everywhere
 def test_rounds_end_with_the_budget(clinvk: CommandLine, home: Home):
     home.backend("fake", worker("touch a", "touch b", "touch c", usage=100))
     found = run(clinvk, home, "-b", "fake", check="ls; exit 1", rounds=5, budget={"tokens": 150},

@@ -23,6 +23,7 @@ from tests.conftest import is_alive, wait_for
 from tests.desk import ends, kill
 from tests.stores import keep
 from tests.terminals import Terminal, ending
+from tests.test_checks import worker as made_up
 
 __all__ = ["cluster"]
 
@@ -673,3 +674,17 @@ def test_a_session_is_continued_where_its_conversation_is(cluster: Cluster, how:
     is_said = "its session is on w1, which is not connected" in done.stderr
     assert is_said is (how != "there"), done
     assert ("starting it over from the transcript" in done.stderr) is (how != "there"), done
+
+
+def test_a_task_has_no_further_turn_on_a_worker_once_the_budget_is_spent(cluster: Cluster):
+    made = made_up("touch a", "touch b", "touch c", "touch d", usage=100)
+    cluster.home.backend("fake", made)
+    cluster.worker("w1")
+    plan = {"tasks": ["x"], "check": "ls; exit 1", "rounds": 5}
+    for budget, rounds, why in (
+        ({"tokens": 150}, 1, "the budget is spent"), ({"tokens": 100}, 0, "the budget is spent"),
+    ):  # fmt: skip
+        path = cluster.file({**plan, "budget": budget})
+        (task,) = json.loads(cluster.go("parallel", path, "--json").stdout)["results"]
+        assert (task["check"]["rounds"], task["check"]["stopped"]) == (rounds, why), task
+        assert task["usage"]["input"] == 100 * (rounds + 1)

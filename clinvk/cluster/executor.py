@@ -23,7 +23,7 @@ from clinvk.cluster.ledger.ledger import Ledger, News
 from clinvk.cluster.limits.of_nodes import limit_failure, local_time
 from clinvk.cluster.nodes import Need, Nodes, NodeState, why_waiting
 from clinvk.cluster.server_errors import Outage
-from clinvk.engine.executor import LocalExecutor, Reporter, RunningRequest
+from clinvk.engine.executor import Allowance, LocalExecutor, Reporter, RunningRequest
 from clinvk.errors import ClinvkError, SessionError
 from clinvk.model.progress import WAITING_FOR_ONE
 from clinvk.model.request import Request
@@ -99,6 +99,7 @@ class ClusterExecutor:
         self.feed.after_read = self._pass_notices_on
         self._waiting: dict[str, tuple[Sent, Reporter]] = {}
         self._notices: list[tuple[Reporter, str]] = []
+        self._allowance: Allowance | None = None  # that workers know, or will
         self._told: set[tuple[str, str]] = set()
         self._count = 0
         self._exchange = exchange
@@ -109,6 +110,13 @@ class ClusterExecutor:
 
     async def describe(self, request: Request) -> str:
         return await LocalExecutor(self.dispatcher).describe(request)
+
+    def share_allowance(self, allowance: Allowance) -> None:
+        if allowance == self._allowance:
+            return
+        self._allowance = allowance
+        data = msgspec.json.encode(allowance)
+        self.feed.request(partial(self.ledger.set_allowance, self.run_id, data))
 
     async def run(self, request: Request, reporter: Reporter) -> Result:
         attempt = self._attempt_of(request)

@@ -102,6 +102,10 @@ class Keys(Struct, frozen=True):
         """The stream of what happens to the attempts of a run."""
         return f"{self.prefix}news:{run}"
 
+    def allowance(self, run: str) -> str:
+        """What is left for further turns of the tasks of a run."""
+        return f"{self.prefix}allowance:{run}"
+
     def home(self, session: str) -> str:
         """The node whose CLI has the native session of a session: see `native_session`."""
         return f"{self.prefix}home:{session}"

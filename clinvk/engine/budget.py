@@ -27,6 +27,11 @@ class BudgetCap:
         return self.taken / self._turns if self._turns else 0.0
 
     @property
+    def left(self) -> float | None:
+        """None without a cap."""
+        return None if self.limit is None else self.limit - self.taken
+
+    @property
     def is_reached(self) -> bool:
         return self.limit is not None and self.taken >= self.limit
 
@@ -70,13 +75,6 @@ class BudgetTracker:
     def is_spent(self) -> bool:
         """Whether a cap is reached."""
         return self.cost.is_reached or self.tokens.is_reached
-
-    def is_spent_with(self, result: Result) -> bool:
-        """Whether a cap is reached once this result of a running task is counted."""
-        cost, usage = result.cost or 0.0, result.usage.counted if result.usage else 0
-        return (self.cost.limit is not None and self.cost.taken + cost >= self.cost.limit) or (
-            self.tokens.limit is not None and self.tokens.taken + usage >= self.tokens.limit
-        )
 
     def would_exceed(self, more: int) -> bool:
         """Whether a cap is reached, or would be exceeded by so many more turns."""

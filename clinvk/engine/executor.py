@@ -15,6 +15,8 @@ from clinvk.model.result import Result
 if TYPE_CHECKING:
     from clinvk.dispatch.dispatcher import Dispatcher
 
+BUDGET_SPENT = "the budget is spent"
+
 
 class Cancel(Protocol):
     """Stops the program and everything that it started; with `now`, kills it without asking
@@ -49,6 +51,30 @@ class Reporter(Protocol):
 
     def may_continue(self, result: Result) -> str | None:
         """Why there may be no further turn after this result; None if there may."""
+
+
+class Allowance(Struct, frozen=True, omit_defaults=True):
+    """What is left for further turns of the tasks that run."""
+
+    ended: str | None = None  # why there are none
+    cost: float | None = None  # US dollars; None: no cap
+    tokens: float | None = None
+
+    def why_not(self, result: Result) -> str | None:
+        """Why a task may have no further turn after this result; None if it may."""
+        if self.ended is not None:
+            return self.ended
+        used = (result.cost or 0.0, result.usage.counted if result.usage else 0)
+        caps = zip((self.cost, self.tokens), used, strict=True)
+        return BUDGET_SPENT if any(cap is not None and use >= cap for cap, use in caps) else None
+
+
+@runtime_checkable
+class KnowsAllowance(Protocol):
+    """An executor whose tasks ask elsewhere whether they may have a further turn."""
+
+    def share_allowance(self, allowance: Allowance) -> None:
+        """What is left has changed."""
 
 
 class Executor(Protocol):

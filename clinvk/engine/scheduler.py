@@ -22,6 +22,7 @@ from clinvk.engine import backoff
 from clinvk.engine.attempt import Attempt, WaitingRoom, failed_result
 from clinvk.engine.backend_pool import BackendPool
 from clinvk.engine.budget import BudgetTracker
+from clinvk.engine.executor import Allowance, KnowsAllowance
 from clinvk.engine.graph import Step, TaskGraph, graph_states
 from clinvk.engine.requests import RequestBuilder
 from clinvk.errors import ClinvkError, SessionError
@@ -301,11 +302,15 @@ class Scheduler:
 
     def may_continue(self, result: Result) -> str | None:
         """Why a task may have no further turn: the run is stopping, or its budget is spent."""
-        if self.end_reason is not None:
-            return self.end_reason
-        if self._budget.is_spent_with(result):
-            return "the budget is spent"
-        return None
+        return self._allowance().why_not(result)
+
+    def _allowance(self) -> Allowance:
+        return Allowance(self.end_reason, self._budget.cost.left, self._budget.tokens.left)
+
+    def _share_allowance(self) -> None:
+        """Tell an executor whose tasks run on other machines."""
+        if isinstance(self.executor, KnowsAllowance):
+            self.executor.share_allowance(self._allowance())
 
     async def on_turn(self, i: int, turn: Checking, result: Result, events: int | None) -> None:
         before = self.outcomes[i].check_progress or CheckProgress()
@@ -510,6 +515,10 @@ class Scheduler:
 
     def _apply_rules(self) -> None:
         """Stop the run if its rules say so."""
+        self._stop_if_needed()
+        self._share_allowance()
+
+    def _stop_if_needed(self) -> None:
         if self.end_reason is not None:
             return
         halt = self.rules.halt
@@ -529,6 +538,7 @@ class Scheduler:
 
     def _halt(self, why: str) -> None:
         self.end_reason = self.end_reason or why
+        self._share_allowance()
         self._wake.set()
 
     def _cancel_all(self, why: str, *, now: bool, is_free: bool = True) -> None:

@@ -139,6 +139,14 @@ class Ledger:
                 pipe.hdel(self.keys.attempt(attempt), "result")
             pipe.execute()
 
+    def set_allowance(self, run: str, allowance: bytes) -> None:
+        """Say what is left for further turns of the tasks of a run."""
+        self.client.set(self.keys.allowance(run), allowance, px=_ms(KEEP))
+
+    def allowance(self, run: str) -> bytes | None:
+        """None if its driver has not said it, or the server has lost it."""
+        return cast("bytes | None", self.client.get(self.keys.allowance(run)))
+
     def home_of(self, session: str) -> str | None:
         """The node that has the native session of a session."""
         found = cast("bytes | None", self.client.get(self.keys.home(session)))

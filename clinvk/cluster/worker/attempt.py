@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import msgspec
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from msgspec.structs import replace
 
@@ -35,7 +36,7 @@ from clinvk.cluster.worker.supervisor import Guard, boot_clock
 from clinvk.disk.jsonl import encode
 from clinvk.dispatch.dispatcher import Dispatcher
 from clinvk.engine.attempt import failed_result
-from clinvk.engine.executor import LocalExecutor, RunningRequest
+from clinvk.engine.executor import Allowance, LocalExecutor, RunningRequest
 from clinvk.engine.mishaps import failure_of, lacks_room
 from clinvk.errors import ClinvkError, LimitError, NotInstalledError
 from clinvk.model.events import Checking, Event
@@ -243,6 +244,7 @@ class RunningAttempt:
         self.owner = owner
         self.request = request
         self.limits = limits
+        self.allowance = Allowance()
         self.ledger = ledger
         self.claimed_at = claimed_at
         self.name = str(owner.attempt)
@@ -389,9 +391,19 @@ class RunningAttempt:
             shown = replace(shown, result=result_without_secrets(shown.result, secrets))
         if shown is not None and self.lease is not None:
             await self.lease.add("event", payload.event_to_json(shown))
+        if isinstance(shown, Checking):
+            await self._ask_allowance()
 
-    def may_continue(self, result: Result) -> str | None:  # noqa: ARG002 - the protocol
-        return self.lease.asked if self.lease is not None else None
+    def may_continue(self, result: Result) -> str | None:
+        if self.lease is not None and self.lease.asked:
+            return self.lease.asked
+        return self.allowance.why_not(result)
+
+    async def _ask_allowance(self) -> None:
+        """Ask what is left for a further turn, as known to the process that drives the run."""
+        with suppress(OSError, msgspec.MsgspecError, _redis_error()):
+            found = await in_thread(lambda: self.ledger.allowance(self.owner.attempt.run))
+            self.allowance = msgspec.json.decode(found or b"{}", type=Allowance)
 
 
 def refusal(node: str, why: str, limited: Refusal | None = None) -> bytes:
