@@ -11,10 +11,13 @@ import pytest
 import redis
 
 from tests.clusters import SECONDS, Cluster
-from tests.conftest import CommandLine, Home
+from tests.conftest import READ, START, CommandLine, Home, say
 from tests.needs import need
 from tests.stores import RedisServer
 
+LIMITED = (
+    READ + START + say(type="end", error="usage limit: try again in 2h", status=429) + "exit 1\n"
+)
 PAGE = Path(__file__).parent.parent / "docs" / "cluster.md"
 RULES = re.compile(r"^user clinvk on >SECRET (.+)$", re.MULTILINE)
 
@@ -75,4 +78,43 @@ def test_they_are_enough_for_detached_runs(cluster: Cluster):
         done = cluster.go("runs", *words)
         assert done.returncode in (0, 1), (done.stderr, denied(cluster))
     assert cluster.go("runs", "delete", run, "--yes").returncode == 0, denied(cluster)
+    assert denied(cluster) == ""
+
+
+def test_they_are_enough_for_every_command_about_a_cluster(cluster: Cluster):
+    cluster.worker("w1", drive=1)
+    cluster.home.backend("limited", LIMITED)
+    cluster.worker("w2", slots="limited=1")
+    path = cluster.file({"tasks": [{"prompt": "x", "backend": "limited"}]}, "limited.yaml")
+    assert cluster.go("parallel", path, "-q", "--on-limit", "fail").returncode == 75, denied(
+        cluster
+    )
+    held = cluster.file({"tasks": ["hold a"]}, "held.yaml")
+    cancelled = cluster.go("parallel", held, "--detach", "-q").stdout.strip()
+    cluster.wait_for("hold a")
+    done = cluster.go("parallel", cluster.file({"tasks": ["b", "bad c"]}), "--json")
+    session = json.loads(done.stdout)["results"][0]["session_id"]
+    store = ("--storage-backend", cluster.url)
+    for codes, words in (
+        ((0,), ("workers",)), ((0,), ("workers", "--json")),
+        ((0,), ("limits", "list")), ((0,), ("limits", "clear", "limited")),
+        ((0,), ("runs", "cancel", cancelled)),
+        ((0,), ("runs", "show", cancelled, "--answers")),
+        ((0,), ("runs", "report", cancelled, "--format", "junit")),
+        ((0, 7), ("runs", "resume", cancelled, "--rerun-indeterminate", "-q")),
+        ((0,), ("runs", "list", "--json")), ((0, 1), ("runs", "watch", cancelled, "-q")),
+        ((0,), ("runs", "clean", "--older-than", "1h", "--json")),
+        ((0,), ("runs", "delete", cancelled, "--yes")),
+        ((75,), ("compare", "-b", "fake,limited", "x", "-q", "--ignore-limit", "--on-limit", "fail")),
+    ):  # fmt: skip
+        if "resume" in words:
+            cluster.let_go()
+        done = cluster.go(*words)
+        assert done.returncode in codes, (words, done, denied(cluster))
+    for words in (
+        ("sessions", "show", session), ("sessions", "search", "b"), ("sessions", "export", session),
+        ("sessions", "edit", session, "--title", "t"), ("sessions", "delete", session, "--yes"),
+    ):  # fmt: skip
+        done = cluster.clinvk(*words, *store)
+        assert done.returncode == 0, (words, done, denied(cluster))
     assert denied(cluster) == ""
