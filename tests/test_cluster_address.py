@@ -1,7 +1,9 @@
 """The address of a cluster, and whether its server is fit for one: with real servers."""
 
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,8 @@ from clinvk.cluster import address, server
 from clinvk.config import loading
 from clinvk.dispatch.dispatcher import Dispatcher
 from clinvk.errors import ClinvkError, ConfigError, SessionError
-from tests.conftest import Home
+from tests.clusters import Cluster
+from tests.conftest import CommandLine, Home
 from tests.needs import need
 from tests.stores import RedisServer, free_port, keep
 
@@ -342,3 +345,23 @@ def test_an_authority_that_cannot_be_used_is_said(tls_url: str, tmp_path: Path):
 )  # fmt: skip
 def test_a_run_records_one_address_of_a_cluster_however_it_was_written(url: str, shown: str):
     assert address.parse(url).shown == shown
+
+
+def test_a_run_goes_through_tls_with_an_authority_of_ones_own(
+    tls_url: str, certificates: Path, home: Home, clinvk: CommandLine, tmp_path: Path
+):
+    server = RedisServer(tmp_path)  # only its address is needed; it runs already
+    server.url = f"{tls_url}?ssl_ca_certs={certificates / 'ca.pem'}"
+    with closing(Cluster(home, clinvk, tmp_path / "desk", server)) as cluster:
+        worker = cluster.worker("w1", drive=1)
+        path = cluster.file({"tasks": ["a"]})
+        done = cluster.go("parallel", path, "--json")
+        assert done.returncode == 0, (done, worker.said)
+        run = cluster.go("parallel", path, "--detach", "-q").stdout.strip()
+        assert cluster.go("runs", "watch", run, "-q").returncode == 0, worker.said
+        assert SECRET not in done.stdout + done.stderr + worker.said
+        unknown = cluster.clinvk("parallel", path, "--cluster", tls_url)
+        assert unknown.returncode == 4
+        assert "its certificate is not trusted" in unknown.stderr
+        worker.signal(signal.SIGTERM)
+        assert worker.ends() == 0
