@@ -315,6 +315,33 @@ def test_a_detached_run_waits_for_a_limit_that_its_first_driver_has_met(cluster:
     assert accounts(cluster) == ["poor a"]
 
 
+# Logins
+
+
+def test_a_worker_with_a_wrong_login_shows_it(cluster: Cluster):
+    script = LIMITED.replace("FOLDER", str(cluster.folder)).replace(
+        "usage limit: try again in 2h", "no"
+    )
+    script = script.replace('"status": 429', '"status": 401')
+    cluster.home.backend("fake", script, login={"env": ["FAKE_KEY"]})
+    worker(cluster, "wrong", "poor", slots="fake=1")
+    worker(cluster, "none", "", slots="other=1")
+
+    def logins() -> dict[str, str]:
+        return {s["name"]: b["login"] for s in workers(cluster) for b in s["backends"].values()}
+
+    wait_for(lambda: logins() == {"wrong": "yes", "none": "no"}, "the logins", SECONDS)
+    path = cluster.file({"tasks": ["a"]})
+    (failed,) = results(cluster.go("parallel", path, "--json"))
+    assert (failed["state"], failed["error"]["kind"]) == ("failed", "auth"), failed
+    assert logins() == {"wrong": "rejected", "none": "no"}
+    assert "rejected" in cluster.go("workers").stdout
+    assert limits(cluster) == []
+    cluster.repair()
+    assert cluster.go("parallel", path, "-q").returncode == 0
+    assert logins()["wrong"] == "yes"
+
+
 # Slots
 
 

@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from clinvk.cluster.address import Address, connect_to, open_client
 from clinvk.cluster.keys import AttemptId, Keys
-from clinvk.cluster.limits.of_nodes import limits_of
+from clinvk.cluster.limits.of_nodes import limits_of, rejected_of
 from clinvk.cluster.limits.shared import SharedLimits
 from clinvk.cluster.server_errors import explain
 from clinvk.model.usage import rfc3339
@@ -76,6 +76,7 @@ class NodeState(Struct, frozen=True, kw_only=True):
     silent: float  # seconds since its last heartbeat
     running: tuple[Running, ...] = ()
     limits: Mapping[str, datetime] = {}  # by backend: until when its account is at a rate limit
+    rejected: tuple[str, ...] = ()  # backends whose login the provider has rejected
 
     @property
     def name(self) -> str:
@@ -110,7 +111,9 @@ class NodeState(Struct, frozen=True, kw_only=True):
                     "slots": count,
                     "used": self.used(name),
                     "version": node.clis.get(name, Cli()).version,
-                    "login": node.clis.get(name, Cli()).login,
+                    "login": "rejected"
+                    if name in self.rejected
+                    else node.clis.get(name, Cli()).login,
                     "limit_until": rfc3339(self.limits[name]) if name in self.limits else None,
                 }
                 for name, count in node.slots.items()
@@ -174,6 +177,7 @@ class Nodes:
                     NodeState(
                         node=node, silent=silent, running=self._running(busy, now),
                         limits=limits_of(node.accounts, limits),
+                        rejected=rejected_of(node.accounts, limits),
                     )
                 )  # fmt: skip
         return sorted(found, key=lambda state: state.name)

@@ -30,6 +30,13 @@ def limits_of(accounts: Mapping[str, str], snapshot: Snapshot) -> dict[str, date
     return found
 
 
+def rejected_of(accounts: Mapping[str, str], snapshot: Snapshot) -> tuple[str, ...]:
+    """The backends of a node whose login was rejected."""
+    return tuple(
+        name for name, account in accounts.items() if snapshot.rejections_of(name, account)
+    )
+
+
 def limit_of_all(
     backend: str, accounts: Iterable[str | None], snapshot: Snapshot, model: str | None
 ) -> LimitError | None:

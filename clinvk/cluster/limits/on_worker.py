@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from clinvk.cluster.limits.shared import Entry, SharedLimits, Snapshot
+from clinvk.cluster.limits.shared import Entry, Rejection, SharedLimits, Snapshot
 from clinvk.dispatch.limit_check import SAME_MODEL, limit_error
 from clinvk.dispatch.remembered_limits import LimitStore, RememberedLimit, utc_now
 from clinvk.errors import ClinvkError, LimitError
@@ -42,13 +42,15 @@ class AttemptLimits:
         self.request = request
         self.backend = request.to or request.backend or ""
         self._before: list[Entry] = []  # those of its account when it began
+        self._rejected: list[Rejection] = []
 
     def check(self) -> Refusal | None:
         """Why the attempt is not to be started here now."""
         snapshot = self._read()
-        if snapshot is None or not (snapshot.entries or snapshot.cleared):
+        if snapshot is None or not (snapshot.entries or snapshot.cleared or snapshot.rejected):
             return None
         account = self._account()
+        self._rejected = snapshot.rejections_of(self.backend, account.id)
         self._before = snapshot.of_account(self.backend, account.id)
         if cleared := snapshot.cleared_at(self.backend):
             with suppress(ClinvkError):
@@ -66,18 +68,21 @@ class AttemptLimits:
     def are_affected_by(self, result: Result) -> bool:
         """Whether `note_result` has something to do."""
         if result.ok:
-            return bool(self._before)
+            return bool(self._before or self._rejected)
         error = result.error
-        return error is not None and error.kind == "limit" and error.retry_at is not None
+        return error is not None and (error.kind == "auth" or error.retry_at is not None)
 
     def note_result(self, result: Result) -> None:
-        """Tell the others about the limit that the attempt has met, or forget those that it has
-        disproved."""
+        """Tell the others about the limit that the attempt has met, or that its login was rejected; or
+        forget what it has disproved."""
         if result.ok:
             models = (self._model, result.model)
             over = [e for e in self._before if any(map(e.limit.applies_to, models))]
             with suppress(OSError, _redis_error()):
-                self.shared.forget(over)
+                self.shared.forget([*over, *self._rejected])
+        elif result.error is not None and result.error.kind == "auth":
+            with suppress(OSError, _redis_error()):
+                self.shared.record_rejection(self._account())
         elif (error := result.error) and error.kind == "limit" and error.retry_at is not None:
             limit = self._limit_of(result, error, error.retry_at)
             with suppress(OSError, _redis_error()):

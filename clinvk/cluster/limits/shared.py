@@ -2,7 +2,8 @@
 
 They are in one hash. Its fields are `[BACKEND, ACCOUNT, WINDOW, MODEL]` as JSON, its values
 `UNTIL REPORTED_AT JSON`, with times in milliseconds. The field `["cleared", BACKEND]`, with "*" for all
-backends, says when users have cleared them: what a worker remembers from before counts no more.
+backends, says when users have cleared them: what a worker remembers from before counts no more. The field
+`["rejected", BACKEND, ACCOUNT]` says that the provider has rejected the login of an account.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 KEEP = 2 * LONGEST  # for which the server keeps the hash after its last change
 MILLISECOND = timedelta(milliseconds=1)
 CLEARED = "cleared"
+REJECTED = "rejected"
+REJECTED_FOR = timedelta(days=1)  # unless a task succeeds before
 ALL = "*"
 
 _NOW = """
@@ -96,6 +99,15 @@ class Entry(Struct, frozen=True, kw_only=True):
     value: bytes
 
 
+class Rejection(Struct, frozen=True, kw_only=True):
+    """A login that the provider has rejected."""
+
+    backend: str
+    account: str
+    field: bytes
+    value: bytes
+
+
 class Snapshot(Struct, frozen=True):
     """The limits of a cluster at a moment: `now` on the server's clock, `here` on that of this
     process."""
@@ -104,6 +116,7 @@ class Snapshot(Struct, frozen=True):
     here: datetime
     entries: tuple[Entry, ...] = ()
     cleared: Mapping[str, int] = {}  # by backend
+    rejected: tuple[Rejection, ...] = ()
 
     def of_account(self, backend: str, account: str) -> list[Entry]:
         return [e for e in self.entries if (e.backend, e.account) == (backend, account)]
@@ -112,6 +125,9 @@ class Snapshot(Struct, frozen=True):
         """The limit that ends last, of those that a turn for this model would meet."""
         found = [e.limit for e in self.of_account(backend, account) if e.limit.applies_to(model)]
         return max(found, key=lambda limit: limit.until, default=None)
+
+    def rejections_of(self, backend: str, account: str) -> list[Rejection]:
+        return [r for r in self.rejected if (r.backend, r.account) == (backend, account)]
 
     def cleared_at(self, backend: str) -> datetime | None:
         """When users last cleared the limits of this backend, on the clock of this process."""
@@ -137,7 +153,7 @@ class SharedLimits:
         answer = self._run(_READ, [LONGEST // MILLISECOND])
         now, *flat = answer
         snapshot = Snapshot(now, utc_now())
-        entries, cleared = [], dict[str, int]()
+        entries, cleared, rejected = [], dict[str, int](), []
         for field, value in zip(flat[::2], flat[1::2], strict=True):
             with suppress(
                 ValueError, IndexError, msgspec.MsgspecError
@@ -145,9 +161,14 @@ class SharedLimits:
                 names = msgspec.json.decode(field, type=list[str | None])
                 if names[0] == CLEARED:
                     cleared[str(names[1])] = int(value.split(b" ")[1])
+                elif names[0] == REJECTED:
+                    backend, account = map(str, names[1:])
+                    rejected.append(
+                        Rejection(backend=backend, account=account, field=field, value=value)
+                    )
                 else:
                     entries.append(_entry(snapshot, names, field, value))
-        return Snapshot(now, snapshot.here, tuple(entries), cleared)
+        return Snapshot(now, snapshot.here, tuple(entries), cleared, tuple(rejected))
 
     def record(self, account: Account, limit: RememberedLimit, node: str) -> None:
         """Store a limit, in place of an earlier one of the same window and model."""
@@ -161,8 +182,12 @@ class SharedLimits:
         field = _field(account.backend, account.id, limit.window, limit.model)
         self._record(field, left, msgspec.json.encode(about))
 
-    def forget(self, entries: Sequence[Entry]) -> None:
-        """Delete limits that a turn has disproved."""
+    def record_rejection(self, account: Account) -> None:
+        """Store that the provider has rejected a login."""
+        self._record(_field(REJECTED, account.backend, account.id), REJECTED_FOR, b"{}")
+
+    def forget(self, entries: Sequence[Entry | Rejection]) -> None:
+        """Delete what a turn has disproved."""
         if entries:
             self._run(_FORGET, [part for e in entries for part in (e.field, e.value)])
 
