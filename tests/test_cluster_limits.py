@@ -257,6 +257,22 @@ def test_why_a_task_waits_for_a_limit_is_shown(cluster: Cluster):
     assert accounts(cluster) == ["poor a"]
 
 
+@pytest.mark.parametrize("how", ["worker", "cleared"])
+def test_a_run_that_waits_for_a_limit_goes_on_once_there_is_an_account(cluster: Cluster, how: str):
+    worker(cluster, "w1", "poor")
+    path = cluster.file({"tasks": ["a", {"prompt": "b", "needs": "1"}]})
+    run = cluster.start("parallel", path, "--json", "--cluster", cluster.url)
+    wait_for(lambda: len(limits(cluster)) == 1, "the limit", SECONDS)
+    cluster.repair()
+    if how == "worker":
+        worker(cluster, "w2", "rich")
+    else:
+        cluster.go("limits", "clear")
+    code, out, err = ends(run, SECONDS * 2)
+    assert code == 0, (out, err)
+    assert {r["node"] for r in json.loads(out)["results"]} == {"w2" if how == "worker" else "w1"}
+
+
 def test_limits_that_are_cleared_are_cleared_on_the_workers_too(cluster: Cluster):
     worker(cluster, "w1", "poor")
     meet_limit(cluster)

@@ -143,18 +143,17 @@ class Cluster(Closing):
         ]
         return limit_of_all(backend, accounts, snapshot, model)
 
-    def has_other_account(self, backend: str) -> bool:
+    def free_accounts(self, backend: str) -> frozenset[str]:
         # An extra.
         from redis import RedisError
 
         try:
             states = Nodes(self._client, self._keys).read()
         except (RedisError, OSError):
-            return False
-        return any(
-            state.takes_tasks and backend in state.node.slots and backend not in state.limits
-            for state in states
-        )
+            return frozenset()
+        able = [s for s in states if s.takes_tasks and backend in s.node.slots]
+        free = [s.node for s in able if backend not in s.limits]
+        return frozenset(node.accounts.get(backend, node.name) for node in free)
 
     @property
     def _limits(self) -> SharedLimits:

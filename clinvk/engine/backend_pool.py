@@ -75,6 +75,14 @@ class BackendPool:
             return f"not waiting for its end, which would take more than {most} (max_wait)"
         return ""
 
+    def is_waited_for(self, backend: str) -> bool:
+        """Whether it is paused, and its tasks wait for the end of that."""
+        return self.is_paused(backend) and backend not in self._closed
+
+    def end_pause(self, backend: str) -> None:
+        """Its tasks may run again, before the end that was announced."""
+        self._pauses.pop(backend, None)
+
     def end_expired_pauses(self) -> None:
         """Remove expired pauses. Their number is only reset after a success."""
         for backend in [b for b, p in self._pauses.items() if self._left(p) <= 0]:

@@ -209,7 +209,7 @@ class DrivenRun:
             executor, self.plan, self.preflights.tasks, self.outcomes, run_id=run_id, journal=journal,
             output_of=self._output_for_prompts, structured_of=self.task_structured,
             observe=self._forward_change, decider_of=self._decider_of(executor, marker),
-            most=self._room(), has_other_account=self._has_other_account,
+            most=self._room(), free_accounts=self._free_accounts if self.context.cluster else None,
         )  # fmt: skip
         if isinstance(executor, KeepsNews):
             self._keeper = executor
@@ -254,15 +254,15 @@ class DrivenRun:
             return self.context.cluster.create_executor(self.folder)
         return self.context.create_executor(marker)
 
-    async def _has_other_account(self, backend: str) -> bool:
-        """Whether a worker with another account can run a task of a backend at its rate limit."""
+    async def _free_accounts(self, backend: str) -> frozenset[str]:
+        """The accounts of workers that can run tasks of a backend although another is at its limit."""
         cluster = self.context.cluster
         if cluster is None:
-            return False
+            return frozenset()
         # Anyio, 45 ms: needed only once something runs.
         from clinvk.process.threads import in_thread
 
-        return await in_thread(lambda: cluster.has_other_account(backend))
+        return await in_thread(lambda: cluster.free_accounts(backend))
 
     async def _begin_with_limits(self, scheduler: Scheduler) -> None:
         """Tell the scheduler and the user about rate limits that were remembered."""

@@ -50,9 +50,9 @@ class ClusterRuns(Protocol):
         server does not say."""
         ...
 
-    def has_other_account(self, backend: str) -> bool:
-        """Whether a worker that takes tasks has an account of the backend that is at no rate limit, as
-        far as is known. It blocks."""
+    def free_accounts(self, backend: str) -> frozenset[str]:
+        """The accounts of the backend, of workers that take tasks, that are at no rate limit as far as
+        is known. It blocks."""
         ...
 
 

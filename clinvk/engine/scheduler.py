@@ -56,7 +56,8 @@ _UNMET = {
 }
 
 
-HasOtherAccount = Callable[[str], Awaitable[bool]]  # of a backend
+FreeAccounts = Callable[[str], Awaitable[frozenset[str]]]  # of a backend
+LOOK_INTERVAL = 5.0  # seconds between looks at whether a backend that is waited for has one
 MAX_INTERRUPTIONS = 3  # of one task in a run
 
 
@@ -79,11 +80,11 @@ class Scheduler:
         rng: random.Random | None = None,
         most: int | None = None,
         clock: wall_clock.Clock = wall_clock.SYSTEM,
-        has_other_account: HasOtherAccount | None = None,
+        free_accounts: FreeAccounts | None = None,
     ) -> None:
         """`most` is how many tasks this machine can run at a time, if that is known. `decider_of`
-        returns what runs a task that chooses between candidates. `has_other_account` says whether a
-        backend that has met a rate limit has another account elsewhere."""
+        returns what runs a task that chooses between candidates. `free_accounts` returns the
+        accounts of a backend that are at no rate limit, if there may be several."""
         self.executor = executor
         self.plan = plan
         self.rules = plan.rules
@@ -92,7 +93,9 @@ class Scheduler:
         self.journal = journal
         self.observe = observe
         self._decider_of = decider_of
-        self._has_other_account = has_other_account
+        self._free_accounts = free_accounts
+        self._free_before: dict[str, frozenset[str]] = {}  # those when the backend was paused
+        self._next_look = 0.0
         self._limited_on: dict[int, set[str]] = {}  # nodes on which a task has met a rate limit
         self._most = min(plan.rules.max_parallel, most or plan.rules.max_parallel)
         self.rng = rng or random.Random()  # noqa: S311 - nobody gains by guessing it
@@ -125,6 +128,7 @@ class Scheduler:
         """Treat these backends as being at a rate limit until then; returns what is done about
         each. Call it before `run`."""
         self._backends.record_remembered(limits)
+        self._free_before |= dict.fromkeys(limits, frozenset())
         return {
             name: self._backends.describe_alternative(name) or "waiting for it to end"
             for name in limits
@@ -143,6 +147,8 @@ class Scheduler:
     async def _start_all(self, tasks: TaskGroup) -> None:
         while True:
             self._wake = anyio.Event()
+            if self._free_before and self._free_accounts is not None:
+                await self._look_for_accounts(self._free_accounts)
             self._enqueue_due()
             while (found := self._next_task()) is not None:
                 self._launch(tasks, *found)
@@ -151,6 +157,19 @@ class Scheduler:
                 return
             with anyio.CancelScope(deadline=float("inf") if moment is None else moment):
                 await self._wake.wait()
+
+    async def _look_for_accounts(self, free_accounts: FreeAccounts) -> None:
+        """Go on with backends that are waited for if they have an account at no rate limit that was not
+        there before: a worker has come, or the limit was cleared."""
+        if anyio.current_time() < self._next_look:
+            return
+        self._next_look = anyio.current_time() + LOOK_INTERVAL
+        for backend, before in list(self._free_before.items()):
+            if not self._backends.is_waited_for(backend):
+                del self._free_before[backend]
+            elif await free_accounts(backend) - before:
+                self._backends.end_pause(backend)
+                del self._free_before[backend]
 
     def stop(self, why: str = "cancelled", *, now: bool = False) -> None:
         """Start no more tasks and stop those running; with `now`, kill them."""
@@ -442,12 +461,14 @@ class Scheduler:
     async def _try_other_account(self, outcome: Outcome, failure: Failure) -> Change | None:
         """Return the task to the queue if a node with another account may run it now: the limit is that
         of an account. At most once for each node, since nodes know little of each other."""
+        if self._free_accounts is None or failure.retry_at is None:
+            return None
         tried = self._limited_on.setdefault(outcome.index, set())
         backend, node = outcome.backend or "", outcome.node
-        if self._has_other_account is None or failure.retry_at is None:
-            return None
-        if node is None or node in tried or not await self._has_other_account(backend):
+        free = await self._free_accounts(backend)
+        if node is None or node in tried or not free:
             tried.clear()
+            self._free_before[backend] = free
             return None
         tried.add(node)
         self.on_notice(
