@@ -118,6 +118,14 @@ def test_a_decision_is_shown_in_the_table_and_in_the_progress(
     assert ended[-1]["decision"]["best"] == "fix[short]"
 
 
+def test_a_task_that_only_chooses_has_no_rate_limit(
+    clinvk: CommandLine, home: Home, repository: Repository
+):
+    (home.path / "limits").mkdir(mode=0o700)  # one was remembered once
+    found = run(clinvk, home, tasks=[FIX | {"candidates": ["long", "short"]}])
+    assert by_name(found)["fix"]["decision"]["best"] == "fix[short]"
+
+
 @everywhere
 def test_reports_say_which_candidate_was_chosen(
     clinvk: CommandLine, home: Home, repository: Repository
