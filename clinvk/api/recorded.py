@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, TypeVar
 
 from clinvk.config.extras import require_extra
 from clinvk.dispatch.dispatcher import Dispatcher, own_unless
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
     from clinvk.model.plan import Plan
     from clinvk.worktrees.results.target import Target
+
+
+T = TypeVar("T")
 
 
 def open_runs(
@@ -51,6 +54,30 @@ def all_recorded(home: Path, cluster: str | None, *, insecure: bool = False) -> 
         yield JoinedRuns([there], [here])
     finally:
         close()
+
+
+async def off_loop(context: RunContext, make: Callable[[], T], plan: Plan | None = None) -> T:
+    """`make()`; in a thread if it may wait for git or the server of a cluster, and cancelling this stops
+    git then."""
+    if context.cluster is None and not (plan and any(task.worktree for task in plan.tasks)):
+        return make()
+    # Only if it may wait.
+    from clinvk.worktrees.git import stopping_git
+
+    return await stopping_git(make)
+
+
+@asynccontextmanager
+async def found_run(
+    home: Path, cluster: str | None, text: str, *, insecure: bool = False
+) -> AsyncIterator[RunLog]:
+    """The run to be resumed, of `all_recorded`, found without blocking the event loop."""
+    with ExitStack() as stack:
+
+        def find() -> RunLog:
+            return stack.enter_context(all_recorded(home, cluster, insecure=insecure)).find(text)
+
+        yield find() if cluster is None else await in_thread(find)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from clinvk.api.ranking import check_score, score_candidates
-from clinvk.api.recorded import all_recorded, placed
+from clinvk.api.recorded import found_run, off_loop, placed
 from clinvk.api.sync import blocking
 from clinvk.disk.empty import EMPTY
 from clinvk.disk.reading import read_named
@@ -152,7 +152,8 @@ async def acompare(
             on_limit=on_limit, max_wait=max_wait, fallback=fallback, ignore_limit=ignore_limit,
             budget=budget, ephemeral=ephemeral,
         )  # fmt: skip
-        run = DrivenRun(context, plan, observe=observe, executor=executor)
+        make = partial(DrivenRun, context, plan, observe=observe, executor=executor)
+        run = await off_loop(context, make, plan)
         result = await run.run()
         if score is not None and run.directory is not None:
             await score_candidates(run.directory, score, lowest_wins=lowest, env=where.env)
@@ -189,11 +190,12 @@ async def aresume(
     select = partial(
         select_to_resume, rerun_indeterminate=rerun_indeterminate, retry_failed=retry_failed
     )
-    async with placed(dispatcher, cluster, insecure=insecure) as (where, context):
-        with all_recorded(where.config.home, cluster, insecure=insecure) as runs:
-            folder = runs.find(run)
-            resumed = ResumedRun(context, folder, select, observe=observe, executor=executor)
-            return resumed.with_outputs(await resumed.run())
+    async with (
+        placed(dispatcher, cluster, insecure=insecure) as (where, context),
+        found_run(where.config.home, cluster, run, insecure=insecure) as folder,
+    ):
+        make = partial(ResumedRun, context, folder, select, observe=observe, executor=executor)
+        return await _resume(context, make)
 
 
 async def aretry_run(
@@ -212,11 +214,18 @@ async def aretry_run(
     task is named by its name, its key or its number. Raises `UsageError` for an unknown task,
     `SessionError` if there is no such run, or if it is running."""
     select = partial(select_to_retry, names=tasks, failed=failed)
-    async with placed(dispatcher, cluster, insecure=insecure) as (where, context):
-        with all_recorded(where.config.home, cluster, insecure=insecure) as runs:
-            folder = runs.find(run)
-            retried = ResumedRun(context, folder, select, observe=observe, executor=executor)
-            return retried.with_outputs(await retried.run())
+    async with (
+        placed(dispatcher, cluster, insecure=insecure) as (where, context),
+        found_run(where.config.home, cluster, run, insecure=insecure) as folder,
+    ):
+        make = partial(ResumedRun, context, folder, select, observe=observe, executor=executor)
+        return await _resume(context, make)
+
+
+async def _resume(context: RunContext, make: Callable[[], ResumedRun]) -> RunResult:
+    resumed = await off_loop(context, make)
+    result = await resumed.run()
+    return await off_loop(context, lambda: resumed.with_outputs(result))
 
 
 class PlanRun(DrivenRun):
@@ -301,8 +310,10 @@ def _parallel_defaults(dispatcher: Dispatcher, *, sequential: bool) -> parse.Def
 async def _run_plan(
     context: RunContext, plan: Plan, observe: Observe, executor: Executor | None
 ) -> RunResult:
-    run = DrivenRun(context, plan, observe=observe, executor=executor)
-    return run.with_outputs(await run.run())
+    make = partial(DrivenRun, context, plan, observe=observe, executor=executor)
+    run = await off_loop(context, make, plan)
+    result = await run.run()
+    return await off_loop(context, lambda: run.with_outputs(result))
 
 
 def _read_tasks(tasks: Tasks, where: str) -> tuple[Any, str, str]:

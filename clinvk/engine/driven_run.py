@@ -9,8 +9,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from msgspec.structs import replace
 
@@ -26,9 +27,10 @@ from clinvk.plans import preflight
 from clinvk.plans.labels import check_place
 from clinvk.process.groups import unwrap_single_exception
 from clinvk.process.marker import MARKER, new_marker
+from clinvk.process.threads import in_thread
 from clinvk.runs import secrets
 from clinvk.runs.control import run_facts
-from clinvk.runs.folder import RunFolder
+from clinvk.runs.folder import RunFolder, RunStore
 from clinvk.runs.journal import Journal
 from clinvk.runs.log import RunLock, RunLog
 from clinvk.runs.output_dir import OutputDirectory
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from clinvk.engine.scheduler import Scheduler
     from clinvk.model.progress import Change
 
+T = TypeVar("T")
 Observe = Callable[["Change"], None]
 
 
@@ -139,11 +142,41 @@ class DrivenRun:
         return await self._run()
 
     async def _run(self) -> RunResult:
-        folder = self.folder or self.create_folder()
+        folder = self.folder or await self.create_folder_off_loop()
         if folder is None:
             return await self._drive(None, "")
         with self._lock_new(folder) as lock:
             return await self._run_with_journal(folder, lock, rerun=[])
+
+    async def create_folder_off_loop(self) -> RunLog | None:
+        """`create_folder`, in a thread if it may wait for git or a server; cancelling this stops git."""
+        if not self.may_wait and not any(task.worktree for task in self.plan.tasks):
+            return self.create_folder()
+        # 45 ms, and needed only once something runs.
+        import anyio
+
+        # Only if it may wait.
+        from clinvk.worktrees.git import stopping_git
+
+        try:
+            return await stopping_git(self.create_folder)
+        except BaseException:
+            folder, self.folder = self.folder, None
+            if folder is not None:  # it was cancelled when that was recorded
+                with anyio.CancelScope(shield=True), suppress(SessionError):
+                    await in_thread(folder.delete_locked)
+            raise
+
+    @property
+    def may_wait(self) -> bool:
+        """Whether its records, sessions or tasks are on a server."""
+        return self.context.cluster is not None or not isinstance(
+            self.folder or self.context.runs, RunFolder | RunStore
+        )
+
+    async def off_loop(self, work: Callable[[], T]) -> T:
+        """The value of `work`, which is called in a thread if it may wait for a server."""
+        return await in_thread(work) if self.may_wait else work()
 
     @contextmanager
     def _lock_new(self, folder: RunLog) -> Iterator[RunLock]:
@@ -186,10 +219,14 @@ class DrivenRun:
         """Drive it, with a journal. `already_ended` are outcomes that the journal does not have
         yet; it was driven for `seconds` before. The last attempts at the tasks `joined` go on."""
         marker = new_marker(self.context.env)
-        lock.note(run_facts(marker, folder))
-        with Journal(folder, self.scrub, self.context.open_store().deferred().flush) as journal:
+        await self.off_loop(lambda: lock.note(run_facts(marker, folder)))
+        store = await self.off_loop(self.context.open_store)
+        with Journal(folder, self.scrub, store.deferred().flush) as journal:
             here = self.plan.cluster is not None and self.context.cluster is None
-            journal.record_begin(self.plan, rerun=rerun, seconds=seconds, joined=joined, here=here)
+            begin = partial(
+                journal.record_begin, self.plan, rerun=rerun, seconds=seconds, joined=joined
+            )
+            await self.off_loop(lambda: begin(here=here))
             for outcome in already_ended:
                 await journal.record_ended(outcome)
             self._on_begun(self)
@@ -204,7 +241,7 @@ class DrivenRun:
 
         began, clock = datetime.now(UTC), time.monotonic()
         run_id = self.folder.id if self.folder else None
-        executor = self._executor(marker)
+        executor = await self.off_loop(lambda: self._executor(marker))
         self.scheduler = scheduler = Scheduler(
             executor, self.plan, self.preflights.tasks, self.outcomes, run_id=run_id, journal=journal,
             output_of=self._output_for_prompts, structured_of=self.task_structured,

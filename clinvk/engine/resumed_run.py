@@ -60,13 +60,15 @@ class ResumedRun(DrivenRun):
     async def _run(self) -> RunResult:
         """Run the rest. First, everything that an interrupted run left running is stopped."""
         folder = self._folder
-        lock = folder.lock()
+        lock = await self.off_loop(folder.lock)
         try:
             if lock.leftover:
                 self.notify(await end_leftovers(folder, lock))
-            before = folder.result(self.plan, is_driver=True, trusted=True)
+            before = await self.off_loop(
+                lambda: folder.result(self.plan, is_driver=True, trusted=True)
+            )
             self._previous_result = before
-            calls = StoreCalls(self.context.open_store())
+            calls = StoreCalls(await self.off_loop(self.context.open_store))
             joined = await in_thread(lambda: self._join(before.results, folder))
             told = [
                 requeue_same_attempt(o)
@@ -184,7 +186,7 @@ class ReplacingRun(DrivenRun):
         stop = None if cluster is None else lambda _plan, left: cluster.stop_left(old.id, left)
         if told := await abandon_run(old, stop):
             self.notify(told)
-        folder = self.folder or self.create_folder()
+        folder = self.folder or await self.create_folder_off_loop()
         assert folder is not None  # noqa: S101 - an ephemeral run replaces none
         with self._lock_new(folder) as lock:
             reused = await self._reuse_outcomes(folder)
