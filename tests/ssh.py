@@ -25,11 +25,11 @@ class SshServer:
         self.port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
 
-    def command(self, key: str = "user") -> str:
+    def command(self, key: str = "user", known: str = "known_hosts") -> str:
         """For GIT_SSH_COMMAND."""
         return (
             f"ssh -F /dev/null -i {self.folder / key} -o IdentitiesOnly=yes -o BatchMode=yes "
-            f"-o UserKnownHostsFile={self.folder / 'known_hosts'}"
+            f"-o UserKnownHostsFile={self.folder / known}"
         )
 
     def url(self, path: Path) -> str:
@@ -43,6 +43,8 @@ class SshServer:
             )
         host = (self.folder / "host.pub").read_text()
         (self.folder / "known_hosts").write_text(f"[127.0.0.1]:{self.port} {host}")
+        stranger = (self.folder / "stranger.pub").read_text()
+        (self.folder / "known_others").write_text(f"[127.0.0.1]:{self.port} {stranger}")
         (self.folder / "authorized_keys").write_text((self.folder / "user.pub").read_text())
         (self.folder / "config").write_text(
             f"Port {self.port}\nListenAddress 127.0.0.1\nHostKey {self.folder / 'host'}\n"

@@ -1,6 +1,7 @@
 """Files of tasks on other machines: pushed to a git remote, fetched by a worker, and back."""
 
 import os
+import re
 import shutil
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -11,6 +12,7 @@ import pytest
 from msgspec.structs import replace
 
 from clinvk.cluster.files import checks, on_worker, room
+from clinvk.cluster.files import remote as remotes
 from clinvk.cluster.files.exchange import Exchange
 from clinvk.cluster.files.forget import Forgetter
 from clinvk.cluster.files.on_worker import WorkerFiles
@@ -29,6 +31,7 @@ from clinvk.worktrees.prepare import prepare_plan
 from tests.needs import need
 from tests.small_disk import disk, fill_bytes
 from tests.ssh import SshServer, ssh_server
+from tests.stores import free_port
 from tests.test_worktrees import git, new_repository
 
 __all__ = ["disk", "ssh_server"]
@@ -617,3 +620,47 @@ def test_what_killed_workers_have_left_is_deleted_after_some_time(tmp_path: Path
         os.utime(folder, (0, 0))
     room.remove_debris(tmp_path)
     assert [old.parent.exists(), new.exists(), left.exists()] == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("key", "known", "why", "hint"),
+    [
+        ("user", "known_nobody", "the host key of the server is not known",
+         "ssh-keyscan -p PORT 127.0.0.1 >> ~/.ssh/known_hosts"),
+        ("user", "known_others", "the host key of the server has changed",
+         "ssh-keygen -R '[127.0.0.1]:PORT'"),
+        ("stranger", "known_hosts", "Permission denied (publickey)",
+         "the server accepts no ssh key of this user"),
+        ("user", "", "Connection refused", "check that the server runs"),
+    ],
+)  # fmt: skip
+async def test_a_remote_that_ssh_does_not_reach_is_explained(
+    tmp_path: Path, bare: Path, repo: Path, ssh_server: SshServer, monkeypatch: pytest.MonkeyPatch,
+    key: str, known: str, why: str, hint: str,
+):  # fmt: skip
+    monkeypatch.setattr(remotes, "WAITS", ())  # nothing is to pass
+    url = ssh_server.url(bare)
+    friend = Cluster(tmp_path, url, GIT_SSH_COMMAND=ssh_server.command())
+    wanted = friend.plan(repo, Task(name="t", prompt="x")).tasks[0].worktree
+    assert wanted is not None
+    task = TaskWorktree(run=RUN, attempt=1, wanted=wanted)
+    sent = friend.exchange.publish(task)
+    if not known:  # nothing listens there
+        other = url.replace(f":{ssh_server.port}/", f":{free_port()}/")
+        task, sent = (
+            replace(each, wanted=replace(each.wanted, remote=other)) for each in (task, sent)
+        )
+    command = ssh_server.command(key, known or "known_hosts")
+    stranger = Cluster(tmp_path, url, GIT_SSH_COMMAND=command)
+    hint = hint.replace("PORT", str(ssh_server.port))
+    with pytest.raises(ClinvkError, match=re.escape(why)) as pushed:
+        stranger.exchange.publish(task)
+    assert pushed.value.message.startswith("this machine cannot write to ssh://")
+    assert hint in str(pushed.value.hint)
+    with pytest.raises(ClinvkError, match=re.escape(why)) as fetched:
+        async with stranger.worker().attempt(
+            Request(prompt="x", worktree=sent), stranger.notices.append
+        ):
+            pass
+    assert fetched.value.message.startswith("this machine cannot read ssh://")
+    assert hint in str(fetched.value.hint)

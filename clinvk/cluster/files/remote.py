@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
+from clinvk.cluster.files.remote_errors import PASSING, explained
 from clinvk.errors import ConfigError
 from clinvk.worktrees import names
 from clinvk.worktrees.git import Git, GitError
@@ -30,19 +31,6 @@ _SCP = re.compile(r"(?:[\w.+-]+@)?[\w.-]+:(?!:).+")  # user@host:path
 SSH = "ssh -o BatchMode=yes -o ConnectTimeout=20 -o ServerAliveInterval=15 -o ServerAliveCountMax=4"
 SILENCE = ("-c", "http.lowSpeedLimit=1", "-c", "http.lowSpeedTime=60")
 WAITS = (1.0, 4.0)  # seconds before another attempt, after a failure of the network
-
-_PASSING = re.compile(
-    r"Could not resolve host|Connection (?:timed out|reset|refused|closed)|Temporary failure"
-    r"|Operation timed out|early EOF|unexpected disconnect|The requested URL returned error: 5"
-    r"|cannot lock ref",
-    re.IGNORECASE,
-)
-_NO_ACCESS = re.compile(
-    r"Permission denied|Authentication failed|could not read (?:Username|Password)|not found"
-    r"|does not appear to be a git repository|Could not read from remote|returned error: 40[134]"
-    r"|Host key verification failed|does not exist|unable to access",
-    re.IGNORECASE,
-)
 
 
 class Remote(NamedTuple):
@@ -112,7 +100,7 @@ class Remote(NamedTuple):
         try:
             return _patiently(run)
         except GitError as error:
-            raise _explained(error, what, self.url) from error
+            raise explained(error, what, shown(self.url)) from error
 
 
 def base_ref(run: str, commit: str) -> str:
@@ -188,35 +176,7 @@ def _patiently(work: Callable[[], T]) -> T:
         try:
             return work()
         except GitError as error:
-            if not _PASSING.search(error.output):
+            if not PASSING.search(error.output):
                 raise
         time.sleep(wait)
     return work()
-
-
-def _explained(error: GitError, what: str, url: str) -> GitError:
-    """The error with the remote, and what to do."""
-    place = shown(url)
-    if "No space left" in error.output or "Disk quota" in error.output:
-        return error
-    if "shallow update not allowed" in error.output:
-        return GitError(
-            f"{place} does not accept commits of a shallow clone",
-            "get the whole history: git fetch --unshallow",
-            output=error.output,
-        )
-    if "couldn't find remote ref" in error.output:
-        return GitError(
-            f"{place} lacks {error.message.rpartition(' ')[2]}: it was deleted, or never pushed",
-            "start a new run",
-            output=error.output,
-        )
-    if _NO_ACCESS.search(error.output):
-        # The first line that says why; git's own last words are the same for all causes.
-        lines = [line.strip() for line in error.output.splitlines() if _NO_ACCESS.search(line)]
-        return GitError(
-            f"this machine cannot {what} {place}: {lines[0].removeprefix('fatal: ')}",
-            f"give it access; to try it: git ls-remote {place}",
-            output=error.output,
-        )
-    return GitError(f"{place}: {error.message}", error.hint, output=error.output)
