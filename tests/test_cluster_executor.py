@@ -10,7 +10,7 @@ import pytest
 from clinvk.cluster import app as apps
 from clinvk.cluster import payload
 from clinvk.cluster.address import connect_to, parse
-from clinvk.cluster.executor import ClusterExecutor
+from clinvk.cluster.executor import ClusterExecutor, Sent
 from clinvk.cluster.keys import AttemptId, Keys, queue_of
 from clinvk.cluster.ledger.ledger import Ledger, Owner
 from clinvk.cluster.payload import PROTOCOL
@@ -109,3 +109,31 @@ async def test_a_cancelled_attempt_that_a_worker_refuses_has_ended(ledger: Ledge
                 await in_thread(lambda: wait_for(lambda: ledger.client.hget(key, "cancel"), "it"))
                 assert ledger.refuse(OWNER, b'{"node":"n1","reason":"no space"}') == "ok"
     assert ledger.state(OWNER.attempt) == "withdrawn"
+
+
+class Counting:
+    def __init__(self) -> None:
+        self.sent = 0
+
+    def send_task(self, *_: Any, **__: Any) -> None:
+        self.sent += 1
+
+
+def test_an_attempt_in_a_long_queue_is_sent_again_ever_more_rarely(ledger: Ledger):
+    made: Any = Counting()
+    nothing: Any = None
+    executor = ClusterExecutor(ledger, ledger, made, nothing, "r1", nothing, Outage("here"))
+    sent = Sent(OWNER.attempt, "echo", "tasks.echo")
+    executor._waiting[OWNER.attempt.member] = sent, Reports()
+    ledger.client.lpush(ledger.keys.waiting("tasks.echo"), "of another run")
+    for times, pause in enumerate((300, 600, 1200)):
+        sent.at -= pause - 60
+        executor._look_after_waiting()
+        assert made.sent == times
+        sent.at -= 61
+        executor._look_after_waiting()
+        assert made.sent == times + 1
+    ledger.client.delete(ledger.keys.waiting("tasks.echo"))
+    sent.at -= 4
+    executor._look_after_waiting()
+    assert made.sent == 4, "its message is certainly lost"

@@ -52,6 +52,7 @@ def test_what_runs_is_what_the_ledger_knows_as_running(nodes: Nodes):
     for attempt in (first, second):
         ledger.submit(attempt, b"{}", 1, "1")
         ledger.claim(Owner(attempt, "token", "north", "claude"), 1)
+    assert [state.running for state in nodes.read_facts()] == [()]
     (state,) = nodes.read()
     assert [(r.run, r.task, r.attempt) for r in state.running] == [("r1.x", 0, 1), ("r1.x", 3, 2)]
     assert state.used("claude") == 2

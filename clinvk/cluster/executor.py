@@ -38,9 +38,10 @@ if TYPE_CHECKING:
     from clinvk.dispatch.dispatcher import Dispatcher
 
 RESEND_AFTER = 3.0  # seconds in which no worker has taken an attempt though its queue is empty
-RESEND_ANYWAY = 300.0  # seconds in which no worker has taken it
+RESEND_ANYWAY = 300.0  # seconds in which no worker has taken it; twice as long each time
 TROUBLE_AFTER = 5.0  # seconds without the server, after which that is reported
 NOBODY_AFTER = 5.0  # seconds without a worker for a backend, after which that is reported
+LOOK_INTERVAL = 3.0  # seconds between looks at the nodes for that
 # Of the node that has the native session of a task.
 GONE = "which is not connected; another worker starts it over from the transcript"
 
@@ -65,6 +66,7 @@ class Sent:
         self.target = node  # the node from whose own queue it is taken
         self.at = self.since = time.monotonic()
         self.is_sent = True  # Celery's server has taken its message
+        self.patience = RESEND_ANYWAY
         self.told = ""  # why no worker that is there will ever take it
         self.refusals: dict[str, str] = {}  # by node
         self.limited: dict[str, int | None] = {}  # by node: when its rate limit ends, if known
@@ -101,6 +103,7 @@ class ClusterExecutor:
         self._notices: list[tuple[Reporter, str]] = []
         self._allowance: Allowance | None = None  # that workers know, or will
         self._told: set[tuple[str, str]] = set()
+        self._looked_at = 0.0  # at the nodes
         self._count = 0
         self._exchange = exchange
         self._outage = outage
@@ -178,7 +181,7 @@ class ClusterExecutor:
         if request.attempt is not None:
             return AttemptId(self.run_id, *request.attempt)
         self._count += 1
-        return AttemptId(self.run_id, self._count, 1)
+        return AttemptId(self.run_id, self._count - 1, 1)
 
     async def _submit(
         self, attempt: AttemptId, request: Request, reporter: Reporter, listener: Listener
@@ -315,7 +318,7 @@ class ClusterExecutor:
         return [name for name in live if set(sent.labels) <= set(known.get(name, ()))]
 
     def _nodes(self) -> list[NodeState]:
-        return Nodes(self.ledger.client, self.ledger.keys).read()
+        return Nodes(self.ledger.client, self.ledger.keys).read_facts()
 
     def is_news(self, node: str, reason: str) -> bool:
         """Whether the user has not been told yet that this node refuses tasks for this reason."""
@@ -342,15 +345,18 @@ class ClusterExecutor:
         for queue in {sent.queue for sent, _ in late}:
             is_empty = not self.ledger.waiting(queue)
             for sent, _ in late:
-                is_due = is_empty or not sent.is_sent or now - sent.at > RESEND_ANYWAY
+                is_due = is_empty or not sent.is_sent or now - sent.at > sent.patience
                 if sent.queue == queue and is_due:
+                    if not is_empty and sent.is_sent:
+                        sent.patience *= 2  # a queue may be hours long, with all its messages there
                     self._send(sent.attempt, sent.queue)
                     sent.at, sent.is_sent = now, True
         for sent, reporter in late:
             self._leave_gone_node(sent, reporter)
         lonely = [pair for pair in late if now - pair[0].since > NOBODY_AFTER]
-        if not lonely:
+        if not lonely or now - self._looked_at < LOOK_INTERVAL:
             return
+        self._looked_at = now
         there = self._nodes()
         for sent, reporter in lonely:
             waiting = why_waiting(sent.need, there)

@@ -27,6 +27,12 @@ class AttemptId(Struct, frozen=True):
         """Its name in its run."""
         return f"{self.task}.{self.number}"
 
+    @property
+    def shown(self) -> str:
+        """For people, who count tasks from 1."""
+        again = f", attempt {self.number}" if self.number > 1 else ""
+        return f"{self.run} {self.task + 1}{again}"
+
     def __str__(self) -> str:
         return f"{self.run}.{self.member}"
 

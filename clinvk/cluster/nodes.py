@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from clinvk.cluster.address import Address, connect_to, open_client
 from clinvk.cluster.keys import AttemptId, Keys
@@ -156,6 +157,21 @@ class Nodes:
 
     def read(self) -> list[NodeState]:
         """All nodes of the last day, by name."""
+        found = self.read_facts()
+        if not found:
+            return []
+        now = self._now()
+        with self.client.pipeline(transaction=False) as pipeline:
+            for state in found:
+                pipeline.hgetall(self.keys.busy(state.name))
+            answers = pipeline.execute()
+        return [
+            replace(state, running=self._running(busy, now)) if busy else state
+            for state, busy in zip(found, answers, strict=True)
+        ]
+
+    def read_facts(self) -> list[NodeState]:
+        """The same, but for what they are running, which takes longer."""
         now = self._now()
         seen = cast(
             "list[tuple[bytes, float]]", self.client.zrange(self.keys.nodes, 0, -1, withscores=True)
@@ -165,18 +181,16 @@ class Nodes:
         with self.client.pipeline(transaction=False) as pipeline:
             for name, _ in seen:
                 pipeline.get(self.keys.node(name.decode()))
-                pipeline.hgetall(self.keys.busy(name.decode()))
             answers = pipeline.execute()
         limits = SharedLimits(self.client, self.keys).read()
         found = []
-        for (_, at), data, busy in zip(seen, answers[::2], answers[1::2], strict=True):
+        for (_, at), data in zip(seen, answers, strict=True):
             with suppress(msgspec.MsgspecError):  # of another version, or forged
                 node = msgspec.json.decode(data or b"", type=Node)
                 silent = max(0.0, (now - at) / 1000)
                 found.append(
                     NodeState(
-                        node=node, silent=silent, running=self._running(busy, now),
-                        limits=limits_of(node.accounts, limits),
+                        node=node, silent=silent, limits=limits_of(node.accounts, limits),
                         rejected=rejected_of(node.accounts, limits),
                     )
                 )  # fmt: skip
@@ -184,8 +198,6 @@ class Nodes:
 
     def _running(self, busy: Mapping[bytes, bytes], now: int) -> tuple[Running, ...]:
         """Those that the ledger knows as running: a worker that was killed has left others."""
-        if not busy:
-            return ()
         attempts = [_attempt(text.decode("utf-8", "replace")) for text in busy]
         with self.client.pipeline(transaction=False) as pipeline:
             for attempt in attempts:

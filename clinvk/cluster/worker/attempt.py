@@ -225,7 +225,7 @@ class Node:
         return refusal(self.settings.name, why, limited)
 
     def _say(self, attempt: AttemptId, text: str) -> None:
-        say(str(attempt), text)
+        say(attempt.shown, text)
 
 
 class RunningAttempt:
@@ -247,7 +247,7 @@ class RunningAttempt:
         self.allowance = Allowance()
         self.ledger = ledger
         self.claimed_at = claimed_at
-        self.name = str(owner.attempt)
+        self.name = owner.attempt.shown
         self.scope = anyio.CancelScope()
         self.running: RunningRequest | None = None
         self.lease: Lease | None = None
