@@ -87,12 +87,17 @@ def clis() -> dict[str, Path]:
 def home(tmp_path: Path, models: Models, clis: dict[str, Path]) -> Home:
     """A fresh home in which all three CLIs talk to the model server, its requests forgotten."""
     models.requests.clear()
-    path, project = tmp_path / "home", tmp_path / "project"
-    _write(path / ".codex" / "config.toml", CODEX.format(url=models.url))
+    project = tmp_path / "project"
+    subprocess.run(["git", "init", "--quiet", str(project)], check=True)
+    return new_home(tmp_path / "home", project, models.url)
+
+
+def new_home(path: Path, project: Path, url: str) -> Home:
+    """A home on one more machine."""
+    _write(path / ".codex" / "config.toml", CODEX.format(url=url))
     _write(path / ".gemini" / "settings.json", json.dumps(GEMINI))
     (path / "tmp").mkdir()
-    subprocess.run(["git", "init", "--quiet", str(project)], check=True)
-    return Home(path, project, environment(path, models.url))
+    return Home(path, project, environment(path, url))
 
 
 def _write(file: Path, text: str) -> None:
