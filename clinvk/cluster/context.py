@@ -133,7 +133,7 @@ class Cluster(Closing):
             snapshot = self._limits.read()
             if not any(entry.backend == backend for entry in snapshot.entries):
                 return None
-            states = Nodes(self._client, self._keys).read()
+            states = Nodes(self._client, self._keys).read_facts()
         except (RedisError, OSError):
             return None
         accounts = [
@@ -148,7 +148,7 @@ class Cluster(Closing):
         from redis import RedisError
 
         try:
-            states = Nodes(self._client, self._keys).read()
+            states = Nodes(self._client, self._keys).read_facts()
         except (RedisError, OSError):
             return frozenset()
         able = [s for s in states if s.takes_tasks and backend in s.node.slots]

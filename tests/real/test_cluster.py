@@ -242,7 +242,7 @@ def killed_in_the_middle(desk: Desk, file: Path) -> set[str]:
                 raise AssertionError(f"it has ended: {clinvk.communicate()}")
             return all(desk.is_held(name) for name in held)
 
-        def nodes() -> dict[str, str]:
+        def nodes() -> dict[str, Any]:
             shown = by_name(json.loads(desk.user.run("runs", "show", "--json").stdout))
             return {name: shown[name].get("node") for name in held}
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clinvk.cmd.app import new_app
-from clinvk.cmd.drive.cluster import URL_VARIABLE, ClusterUrl, Insecure, find_address
+from clinvk.cmd.drive.cluster import URL_VARIABLE, ClusterAddress, Insecure, find_address
 from clinvk.cmd.options import request as opt
 from clinvk.config.extras import require_extra
 from clinvk.errors import UsageError
@@ -29,7 +29,7 @@ SHORTEST_LEASE = 1.0  # seconds
 
 @app.command()
 def worker(
-    cluster: ClusterUrl = None,
+    cluster: ClusterAddress = None,
     backends: Annotated[
         list[str] | None,
         typer.Option(

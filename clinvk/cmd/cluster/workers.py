@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from clinvk.cmd.app import new_app
-from clinvk.cmd.drive.cluster import ClusterUrl, Insecure, find_address
+from clinvk.cmd.drive.cluster import ClusterAddress, Insecure, find_address
 from clinvk.cmd.options import request as opt
 from clinvk.config.extras import require_extra
 from clinvk.terminal import printer
@@ -24,7 +24,7 @@ VERSION = 1  # of the JSON
 
 @app.command()
 def workers(
-    cluster: ClusterUrl = None,
+    cluster: ClusterAddress = None,
     as_json: opt.Json = False,
     insecure: Insecure = False,
     config: opt.Config = None,
@@ -61,7 +61,10 @@ def workers(
 
 def _print_table(found: list[NodeState], cluster: str) -> None:
     if not found:
-        print(f"no workers in the cluster {cluster!r}; start one: clinvk worker", file=sys.stderr)
+        print(
+            f"no workers in the cluster {cluster!r}; start one where the CLIs are: clinvk worker",
+            file=sys.stderr,
+        )
         return
     printer.print_table(
         ["NODE", "STATE", "BACKEND", "SLOTS", "CLI", "LOGIN", "RUNNING", "LABELS", "HEARTBEAT"],

@@ -39,6 +39,14 @@ ClusterUrl = Annotated[
         "--cluster", metavar="URL", help="Run the tasks on the workers of a cluster: redis://HOST."
     ),
 ]
+# Of `clinvk worker` and `clinvk workers`.
+ClusterAddress = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster", metavar="URL",
+        help="Address of the cluster, redis://HOST (default: cluster.url of the configuration).",
+    ),
+]  # fmt: skip
 Insecure = Annotated[
     bool,
     typer.Option("--insecure", help="Allow a cluster on another machine without a password."),
