@@ -12,6 +12,7 @@ from bench import (
     cluster_cost,
     cluster_faults,
     cluster_figures,
+    cluster_scale,
     crashes,
     drivers,
     faults,
@@ -49,12 +50,14 @@ PARTS = {
     "cluster_cost": cluster_cost,
     "cluster_figures": cluster_figures,
     "cluster_faults": cluster_faults,
+    "cluster_scale": cluster_scale,
 }
 WITH_OPTIONS = {
     "fuzz": fuzz,
     "cluster_cost": cluster_cost,
     "cluster_figures": cluster_figures,
     "cluster_faults": cluster_faults,
+    "cluster_scale": cluster_scale,
 }
 
 
