@@ -45,6 +45,7 @@ LOOP = {
         {"name": "last", "prompt": "{{steps.fix.output}} end"},
     ],
     "repeat": {"steps": ["fix"], "until": "check", "max": 3},
+    "defaults": {"backend": "fake"},
 }
 VOLATILE = ("id", "run", "node", "session_id", "native_id", "seconds")  # and all times
 
@@ -256,6 +257,20 @@ def test_a_shell_completes_the_ids_of_detached_runs(
     monkeypatch.setattr(common, "COMPLETION_TIMEOUT", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as silent:  # it accepts, and says nothing
         assert offered("", f"redis://127.0.0.1:{silent.getsockname()[1]}") == ["last"]
+
+
+def test_a_run_that_no_worker_can_drive_says_why(cluster: Cluster, tmp_path: Path):
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    (bare / "config.yaml").write_text(f"cluster: {{shared: [{cluster.home.work}]}}\n")
+    cluster.worker("w1", env={"CLINVK_HOME": str(bare)}, slots="echo=1", drive=2)
+    run = detach(cluster, "a")  # of a backend that this worker does not know
+    told = lambda: json.loads(cluster.go("runs", "show", run, "--json").stdout)["why"]  # noqa: E731
+    assert "w1 cannot drive it: " in wait_for(told, "the reason", SECONDS)
+    assert "fake" in told()
+    cluster.worker("w2", drive=2)
+    shown = cluster.go("runs", "resume", run, "--json")
+    assert json.loads(shown.stdout)["why"] is None
 
 
 def test_last_is_never_a_run_of_somebody_else(cluster: Cluster, tmp_path: Path):

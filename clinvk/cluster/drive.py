@@ -3,7 +3,7 @@ resuming it, and nothing else."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
@@ -19,6 +19,7 @@ from clinvk.engine.run_context import RunContext
 from clinvk.errors import UsageError
 from clinvk.model.outcome import Outcome, RunResult
 from clinvk.model.plan import Plan
+from clinvk.plans.preflight import Preflight
 from clinvk.runs.log import RunNotFound
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ def submit(
     """Record a run that a worker is to drive; nothing is started here. `runs` creates detached ones.
     Raises `ClinvkError` if the plan cannot be run so."""
     check_detachable(plan)
-    stored = DrivenRun(context, plan, notify=notify).stored_plan()
+    run = DrivenRun(context, plan, notify=notify)
+    stored = _with_backends(run.stored_plan(), run.preflights.tasks)
     for task in stored.tasks:
         if task.redacted:
             raise UsageError(
@@ -51,6 +53,16 @@ def submit(
     except BaseException:
         bases.withdraw()
         raise
+
+
+def _with_backends(plan: Plan, preflights: Sequence[Preflight]) -> Plan:
+    """The plan, in which tasks without a backend have the default one of this machine: that of the worker
+    that drives the run may be another one."""
+    tasks = tuple(
+        task if task.backend or task.decides else replace(task, backend=ask.backend)
+        for task, ask in zip(plan.tasks, preflights, strict=True)
+    )
+    return replace(plan, tasks=tasks)
 
 
 def check_detachable(plan: Plan) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -100,9 +100,13 @@ class RedisRun(RunLog):
         self, plan: Plan, *, is_driver: bool = False, trusted: bool = False
     ) -> tuple[RunResult, list[Line]]:
         result, lines = super().read_state(plan, is_driver=is_driver, trusted=trusted)
-        if not lines and not is_driver and self.awaits_driver(has_begun=False):
-            result = replace(result, state="queued")
-        return result, lines
+        if is_driver or not self.awaits_driver(has_begun=True) or self.find_driver() is not None:
+            return result, lines
+        problem = self._field("problem")
+        return replace(
+            result, state=result.state if lines else "queued",
+            why=problem.decode("utf-8", "replace") if problem else result.why,
+        ), lines  # fmt: skip
 
     def is_driven(self) -> bool:
         return super().is_driven() or self.awaits_driver(has_begun=True)
@@ -264,6 +268,13 @@ class RedisRun(RunLog):
 
     # Driving.
 
+    def note_problem(self, text: str) -> None:
+        """Let everybody see why no worker drives the run, until one does."""
+        with suppress(SessionError):  # the worker says so, too
+            if self._field("created") and self.find_driver() is None:
+                with self.server.errors():
+                    self.server.client.hset(self._log, "problem", text)
+
     def find_driver(self) -> dict[str, Any] | None:
         note = self.server.run(scripts.DRIVER, [self.server.keys.driver(self.id)])
         return None if note is None else turn_note.decode(note) or {}
@@ -278,6 +289,8 @@ class RedisRun(RunLog):
 
     def lock(self) -> RunLease:
         self._lease = RunLease(self.server, self.id, self._seconds, self.on_lost)
+        with self.server.errors():
+            self.server.client.hdel(self._log, "problem")
         return self._lease
 
     def note_alive(self) -> int:

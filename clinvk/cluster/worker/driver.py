@@ -53,12 +53,16 @@ class RunDriver:
                 return  # the message came twice
             run.on_lost = _end
             context = cluster_context(dispatcher, cluster)
-            anyio.run(
-                partial(
-                    drive, context, run, notify=lambda text: self._say(f"run {run_id}: {text}"),
-                    check=self._allowed.check_plan,
-                )
-            )  # fmt: skip
+            try:
+                anyio.run(
+                    partial(
+                        drive, context, run, notify=lambda text: self._say(f"run {run_id}: {text}"),
+                        check=self._allowed.check_plan,
+                    )
+                )  # fmt: skip
+            except ClinvkError as error:
+                run.note_problem(f"{settings.name} cannot drive it: {error.message}")
+                raise
 
     def _say(self, text: str) -> None:
         print(one_line(f"clinvk worker {self.settings.name}: {text}"), file=sys.stderr, flush=True)
