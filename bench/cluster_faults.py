@@ -84,12 +84,17 @@ def restarts(rounds: int) -> Told:
             time.sleep(chance.uniform(0, 3))
             is_long = number % 2 == 1
             here.server.kill()
+            killed_at = time.monotonic()
             time.sleep(
                 chance.uniform(1.1, 2) * LEASE if is_long else chance.uniform(0, SHORT) * LEASE
             )
             if is_long:
                 _count_fenced(here, told)
             here.server.start()
+            if not is_long:
+                told["longest short break"] = max(
+                    told["longest short break"], round(1000 * (time.monotonic() - killed_at))
+                )
             out, _ = run.communicate()
             _judge(json.loads(out), here, told, "long" if is_long else "short")
     return told
@@ -110,14 +115,12 @@ def cuts(rounds: int) -> Told:
             time.sleep(chance.uniform(0, 1))
             is_long = number % 2 == 1
             line.cut()
-            cut_at = time.monotonic()
             if is_long:
                 time.sleep(LEASE + CHECK_AFTER)
                 _count_fenced(here, told, victim)
                 time.sleep(chance.uniform(0, 2) * LEASE)
             else:
                 time.sleep(chance.uniform(0.1, SHORT) * LEASE)
-            told["seconds"] += int(time.monotonic() - cut_at)
             line.mend()
             out, _ = run.communicate()
             _judge(json.loads(out), here, told, "long" if is_long else "short")
@@ -186,7 +189,8 @@ def main(args: list[str] | None = None) -> None:
             print(f"{what}: {told['runs']} runs of {TASKS} tasks: {told['lost']} lost, {told['twice']} started twice, "
                   f"{told['fenced']} programs alive after their lease, {told['left']} left, "
                   f"{told['without events']} done without all events; {told['indeterminate']} indeterminate "
-                  f"({told['indeterminate short']} and {told['indeterminate long']} of short and long breaks); "
+                  f"({told['indeterminate short']} and {told['indeterminate long']} of short and long breaks; of the restarts, "
+                  f"the longest short one took {told['longest short break']} ms); "
                   f"{time.monotonic() - began:.0f} s, load {os.getloadavg()[0]:.0f}", flush=True)  # fmt: skip
             failed += wrong(told)
     if failed:
