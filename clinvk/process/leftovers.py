@@ -164,6 +164,9 @@ def _read_file(path: str) -> bytes:
     """Read a file of /proc, in a third of the time of `open`."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        return b"".join(iter(lambda: os.read(fd, CHUNK_SIZE), b""))
+        data = piece = os.read(fd, CHUNK_SIZE)
+        while len(piece) == CHUNK_SIZE:  # otherwise that was all
+            data += (piece := os.read(fd, CHUNK_SIZE))
+        return data
     finally:
         os.close(fd)

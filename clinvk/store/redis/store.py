@@ -28,6 +28,7 @@ from msgspec.structs import replace
 
 from clinvk.disk.closing import Closing
 from clinvk.disk.jsonl import encode
+from clinvk.disk.waiting import check_may_block
 from clinvk.errors import SessionError, SessionNotFound
 from clinvk.model.session import Message, Session, check_id, new_id
 from clinvk.process import host, note
@@ -89,6 +90,7 @@ class RedisStore(Closing):
         exact: bool = False,
         durable: bool = True,  # noqa: ARG002 - the server decides
     ) -> Session:
+        check_may_block()  # before any work that would have to be done again
         lines = _lines(messages)
         check_id(session.id)
         while (answer := self._commit(session, "", lines)) == "taken":
@@ -195,6 +197,7 @@ class RedisStore(Closing):
         return [session_id for session_id in old if self._remove_old(session_id, before)]
 
     def acquire_turn(self, session_id: str) -> LeaseLock | None:
+        check_may_block()
         keys = [lease_key(check_id(session_id)), turn_key(session_id), TURNS]
         token = uuid.uuid4().hex
         taker = json.dumps(host.this_process())
