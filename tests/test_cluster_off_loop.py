@@ -13,6 +13,8 @@ from clinvk.cluster.address import parse
 from clinvk.cluster.context import Cluster as Place
 from clinvk.cluster.context import cluster_context, with_cluster_store
 from clinvk.cluster.log.runs import open_runs
+from clinvk.config import loading
+from clinvk.dispatch.dispatcher import Dispatcher
 from clinvk.engine.driven_run import DrivenRun
 from clinvk.model.outcome import RunResult
 from tests.clusters import SECONDS, Cluster, cluster
@@ -68,11 +70,14 @@ async def test_git_is_stopped_if_a_run_is_cancelled_before_it_begins(home: Home,
         repo, "config", "filter.slow.clean", str(slow)
     )  # which `git status` runs for a changed file
     (repo / "a").write_text("two\n")
+    dispatcher = keep(Dispatcher(loading.load(home.env), env=home.env))
     with anyio.fail_after(SECONDS):
         async with anyio.create_task_group() as tasks:
 
             async def run() -> None:
-                await clinvk.aparallel(["x"], backend="echo", workdir=str(repo), worktree=True)
+                await clinvk.aparallel(
+                    ["x"], backend="echo", workdir=str(repo), worktree=True, dispatcher=dispatcher
+                )
 
             tasks.start_soon(run)
             while not begun.exists():  # noqa: ASYNC110 - made by another program
