@@ -150,14 +150,6 @@ def test_reports_say_which_candidate_was_chosen(
     assert '<property name="decision" value="fix[short] is best' in xml
 
 
-def test_no_rate_limit_is_looked_for_that_a_choice_could_meet(
-    clinvk: CommandLine, home: Home, repository: Repository
-):
-    (home.path / "limits").mkdir()  # where limits of any backend were remembered
-    found = run(clinvk, home, tasks=[FIX | {"candidates": ["short", "bad"]}])
-    assert states(found)["fix"] == "done"
-
-
 @everywhere
 def test_a_task_fails_if_all_of_its_candidates_do(
     clinvk: CommandLine, home: Home, repository: Repository
