@@ -8,8 +8,9 @@ import anyio
 import pytest
 
 from clinvk.cluster import app as apps
+from clinvk.cluster import executor as executors
 from clinvk.cluster import payload
-from clinvk.cluster.address import connect_to, parse
+from clinvk.cluster.address import connect_to, open_client, parse
 from clinvk.cluster.executor import ClusterExecutor, Sent
 from clinvk.cluster.keys import AttemptId, Keys, queue_of
 from clinvk.cluster.ledger.ledger import Ledger, Owner
@@ -137,3 +138,78 @@ def test_an_attempt_in_a_long_queue_is_sent_again_ever_more_rarely(ledger: Ledge
     sent.at -= 4
     executor._look_after_waiting()
     assert made.sent == 4, "its message is certainly lost"
+
+
+@pytest.mark.anyio
+async def test_a_refusal_does_not_stop_what_a_new_worker_has_taken(ledger: Ledger, tmp_path: Path):
+    made: Any = NoCelery()
+    nothing: Any = None
+    executor = ClusterExecutor(ledger, ledger, made, nothing, "r1", nothing, Outage("here"))
+    second = Owner(OWNER.attempt, "b", "n2")
+    done = payload.result_to_json(Result(ok=True, text="y", backend="echo", exit_code=0))
+    reports, results = Reports(), []
+
+    async def run() -> None:
+        request = Request(
+            prompt="x", session=NewSession("s"), backend="echo", cwd=tmp_path, attempt=(0, 1)
+        )
+        results.append(await executor.run(request, reports))
+
+    with anyio.fail_after(120):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(run)
+            await in_thread(
+                lambda: wait_for(lambda: ledger.claim(OWNER, PROTOCOL).status == "run", "a claim")
+            )
+            assert ledger.refuse(OWNER, b'{"node":"n1","reason":"no space"}') == "ok"
+            assert ledger.claim(second, PROTOCOL).status == "run"  # it does not count as alive yet
+            await in_thread(lambda: wait_for(lambda: reports.notices != [], "the refusal", 60))
+            await anyio.sleep(0.5)  # the submitter looks for other workers
+            assert ledger.beat(second, 0, []).asked == ""
+            assert ledger.finish(second, done, None) == "ok"
+    assert [result.text for result in results] == ["y"]
+
+
+@pytest.mark.anyio
+async def test_a_cancelled_run_does_not_wait_for_a_server_that_is_gone(
+    own_server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(executors, "CANCEL_PATIENCE", 1.0)
+    address = parse(own_server.url)
+    ledger = Ledger(keep(connect_to(address)), Keys.of(), lease=30, grace=30)
+    news = Ledger(keep(open_client(address, None)), Keys.of())
+    made: Any = NoCelery()
+    nothing: Any = None
+    executor = ClusterExecutor(ledger, news, made, nothing, "r1", nothing, Outage(address.place))
+    reports, results, running = Reports(), [], []
+    reports.on_started = running.append  # type: ignore[method-assign]
+
+    async def run(task: int) -> None:
+        request = Request(
+            prompt="x",
+            session=NewSession(f"s{task}"),
+            backend="echo",
+            cwd=tmp_path,
+            attempt=(task, 1),
+        )
+        results.append(await executor.run(request, reports))
+
+    with anyio.fail_after(120):  # without this, it is 300 s
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(run, 0)
+            await in_thread(
+                lambda: wait_for(lambda: ledger.claim(OWNER, PROTOCOL).status == "run", "a claim")
+            )
+            assert ledger.beat(OWNER, 0, [("started", b'{"session":"s0","cwd":""}')]).status == "ok"
+            await in_thread(lambda: wait_for(lambda: running != [], "its start", 60))
+            async with anyio.create_task_group() as others:
+                others.start_soon(run, 1)
+                waiting = AttemptId("r1", 1, 1)
+                await in_thread(
+                    lambda: wait_for(lambda: ledger.state(waiting) == "queued", "the other", 60)
+                )
+                await in_thread(own_server.kill)
+                running[0].cancel("enough")
+                others.cancel_scope.cancel()
+    assert [result.error.kind for result in results] == ["indeterminate"]
+    assert any("a worker may still start it" in notice for notice in reports.notices)

@@ -42,6 +42,10 @@ RESEND_ANYWAY = 300.0  # seconds in which no worker has taken it; twice as long 
 TROUBLE_AFTER = 5.0  # seconds without the server, after which that is reported
 NOBODY_AFTER = 5.0  # seconds without a worker for a backend, after which that is reported
 LOOK_INTERVAL = 3.0  # seconds between looks at the nodes for that
+# Seconds that a server gets to answer once the user has cancelled the run, and has done so again.
+CANCEL_PATIENCE = 10.0
+STOP_PATIENCE = 2.0
+UNANSWERED = "Redis does not answer, so a worker may still start it once it does"
 # Of the node that has the native session of a task.
 GONE = "which is not connected; another worker starts it over from the transcript"
 
@@ -119,7 +123,7 @@ class ClusterExecutor:
             return
         self._allowance = allowance
         data = msgspec.json.encode(allowance)
-        self.feed.request(partial(self.ledger.set_allowance, self.run_id, data))
+        self.feed.request(partial(self.feed.ledger.set_allowance, self.run_id, data))
 
     async def run(self, request: Request, reporter: Reporter) -> Result:
         attempt = self._attempt_of(request)
@@ -402,8 +406,12 @@ class Following:
         return self._result
 
     async def withdraw(self) -> None:
-        """Cancel it; returns once it has ended, if it has started."""
-        if await self._ask_to_end() != "running":
+        """Cancel it; returns once it has ended, if it has started, or if the server does not answer."""
+        self.executor.feed.hurry(CANCEL_PATIENCE)
+        state = await self._ask_to_end()
+        if state is None:
+            self.reporter.on_notice(f"cancelled, but {UNANSWERED}")
+        if state != "running":
             return
         while self._result is None and (news := await self.listener.next()) is not None:
             if news.kind in ("started", "ended", "lost"):
@@ -411,10 +419,17 @@ class Following:
             elif news.kind == "refused" and await self._ask_to_end() != "running":
                 return
 
-    async def _ask_to_end(self) -> str:
-        """Its state: "withdrawn" if it will never be started."""
+    async def _ask_to_end(self) -> str | None:
+        """Its state: "withdrawn" if it will never be started; None if the server does not answer."""
+        # The connection of the feed gives up early.
+        feed = self.executor.feed
+        cancel = partial(feed.ledger.cancel, self.sent.attempt, "cancelled", now=False)
+        return await feed.ask(self.listener, cancel)
+
+    async def _withdraw_unless_taken(self) -> str:
+        """Its state, as above. It goes on if a worker has it, such as one that has just joined."""
         ledger, attempt = self.executor.ledger, self.sent.attempt
-        return await in_thread(partial(ledger.cancel, attempt, "cancelled", now=False))
+        return await in_thread(partial(ledger.withdraw, attempt))
 
     async def _follow(self, news: News) -> None:
         match news.kind:
@@ -450,8 +465,9 @@ class Following:
         )
 
     def _cancel(self, reason: str = "cancelled", *, now: bool = False) -> None:
-        ledger, attempt = self.executor.ledger, self.sent.attempt
-        self.executor.feed.request(partial(ledger.cancel, attempt, reason, now=now))
+        feed = self.executor.feed
+        feed.hurry(STOP_PATIENCE if now else CANCEL_PATIENCE)
+        feed.request(partial(feed.ledger.cancel, self.sent.attempt, reason, now=now))
 
     async def _on_refusal(self, said: dict[str, Any]) -> None:
         node, reason = str(said.get("node")), str(said.get("reason"))
@@ -463,7 +479,7 @@ class Following:
             self.reporter.on_notice(f"not on {node}: {reason}")
         if await self.executor.elsewhere(self.sent, self.reporter):
             return
-        if await self._ask_to_end() != "withdrawn":
+        if await self._withdraw_unless_taken() != "withdrawn":
             return
         if self.sent.limited:
             self._result = await self._at_limit()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 import anyio.lowlevel
@@ -24,6 +24,7 @@ MAX_SILENCE = 300.0  # seconds without the server, after which its attempts coun
 RETRY_PAUSE = 0.5  # seconds
 
 Request = Callable[[], object]
+T = TypeVar("T")
 
 
 class Listener:
@@ -34,6 +35,7 @@ class Listener:
         self.news: deque[News] = deque()
         self.is_forgotten = False  # the server has lost its data
         self.wake: anyio.Event | None = None  # while it waits
+        self.waits_for_answer = False  # to a request
         self._feed = feed
 
     async def next(self) -> News | None:
@@ -76,6 +78,7 @@ class Feed:
         self._requests: deque[Request] = deque()
         self._is_reading = False
         self._answered_at = time.monotonic()
+        self._gives_up_at = float("inf")  # if the server does not answer
         self._expired_at = 0.0
 
     def listen(self, member: str) -> Listener:
@@ -90,6 +93,22 @@ class Feed:
     def request(self, call: Request) -> None:
         """Have something sent to the server soon, in order; it is repeated until it succeeds."""
         self._requests.append(call)
+
+    def hurry(self, seconds: float) -> None:
+        """Give up a server that does not answer so many seconds from now: the user waits for the end."""
+        self._gives_up_at = min(self._gives_up_at, time.monotonic() + seconds)
+
+    async def ask(self, listener: Listener, call: Callable[[], T]) -> T | None:
+        """The value of such a request; None if the server does not answer."""
+        answers: list[T] = []
+        self.request(lambda: answers.append(call()))
+        listener.waits_for_answer = True
+        try:
+            while not (answers or self.is_silent or listener.is_forgotten):
+                await self.wait(listener)
+        finally:
+            listener.waits_for_answer = False
+        return answers[0] if answers else None
 
     async def wait(self, listener: Listener) -> None:
         """Wait until there may be news for this listener."""
@@ -147,7 +166,7 @@ class Feed:
             if listener := self._listeners.get(news.member):
                 listener.tell(news)
         for each in self._listeners.values():
-            if self.is_silent or each.is_forgotten:
+            if self.is_silent or each.is_forgotten or each.waits_for_answer:
                 each.stir()
 
     def _read(self) -> list[News]:
@@ -166,12 +185,12 @@ class Feed:
             found = self.ledger.read_news(self.run, self.position, wait=BLOCK)
         except Exception as error:  # noqa: BLE001 - the server is asked again
             self._note_trouble(error)
-            if time.monotonic() - self._answered_at < MAX_SILENCE:
+            if time.monotonic() < min(self._answered_at + MAX_SILENCE, self._gives_up_at):
                 time.sleep(RETRY_PAUSE)
                 return []
             self.is_silent = True
             return []
-        self._answered_at = time.monotonic()
+        self._answered_at, self._gives_up_at = time.monotonic(), float("inf")
         self.is_silent = False
         self._note_trouble(self._refusal)
         return found

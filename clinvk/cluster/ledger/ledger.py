@@ -92,6 +92,10 @@ class Ledger:
         mode = "now" if now else "cancel"
         return self._text(scripts.CANCEL, [self.keys.attempt(attempt)], [mode, reason])
 
+    def withdraw(self, attempt: AttemptId) -> str:
+        """Cancel an attempt unless a worker has it; returns its state."""
+        return self._text(scripts.CANCEL, [self.keys.attempt(attempt)], ["unless taken", ""])
+
     def expire(self, run: str) -> int:
         """Give up the attempts of a run whose lease has expired; returns how many."""
         keys = self.keys

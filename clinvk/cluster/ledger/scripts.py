@@ -163,10 +163,10 @@ end
 return 'ok'
 """
 
-# Cancel an attempt. It is withdrawn if nobody has taken it; the worker of a running one will see it.
-# Returns its state then; "missing" if the server has lost it.
+# Cancel an attempt. It is withdrawn if nobody has taken it; the worker of a running one will see it, but
+# for "unless taken". Returns its state then; "missing" if the server has lost it.
 #
-# KEYS: attempt. ARGV: 1 "cancel" or "now", 2 reason
+# KEYS: attempt. ARGV: 1 "cancel", "now" or "unless taken", 2 reason
 CANCEL = """
 local state = redis.call('HGET', KEYS[1], 'state')
 if not state then return 'missing' end
@@ -175,7 +175,7 @@ if state == 'queued' then
     redis.call('HDEL', KEYS[1], 'payload')
     return 'withdrawn'
 end
-if state == 'running' and redis.call('HGET', KEYS[1], 'cancel') ~= 'now' then
+if state == 'running' and ARGV[1] ~= 'unless taken' and redis.call('HGET', KEYS[1], 'cancel') ~= 'now' then
     redis.call('HSET', KEYS[1], 'cancel', ARGV[1], 'reason', ARGV[2])
 end
 return state
