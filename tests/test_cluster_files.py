@@ -8,13 +8,16 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import anyio
 import pytest
 from msgspec.structs import replace
 
 from clinvk.cluster.files import checks, on_worker, room
 from clinvk.cluster.files import remote as remotes
+from clinvk.cluster.files.cache import Cache
 from clinvk.cluster.files.exchange import Exchange
 from clinvk.cluster.files.forget import Forgetter
+from clinvk.cluster.files.in_use import unless_in_use
 from clinvk.cluster.files.on_worker import WorkerFiles
 from clinvk.cluster.files.remote import Remote, check_url
 from clinvk.cluster.files.sources import RejectedError, Settings, place_tasks
@@ -664,3 +667,36 @@ async def test_a_remote_that_ssh_does_not_reach_is_explained(
             pass
     assert fetched.value.message.startswith("this machine cannot read ssh://")
     assert hint in str(fetched.value.hint)
+
+
+async def test_a_task_waits_for_the_deletion_of_a_copy_while_its_lease_is_renewed(
+    cluster: Cluster, repo: Path
+):
+    [task] = cluster.plan(repo, Task(name="1", prompt="x")).tasks
+    assert task.worktree is not None
+    files = cluster.worker()
+    name = Cache(files.home, cluster.url, cluster.env).path.name
+    is_held, let_go = threading.Event(), threading.Event()
+    came_in_time: list[bool] = []
+
+    def delete() -> None:
+        with unless_in_use(files.home, name) as unused:
+            assert unused
+            is_held.set()
+            came_in_time.append(let_go.wait(30))  # without the event loop, nobody sets it
+
+    thread = threading.Thread(target=delete)
+    thread.start()
+    is_held.wait(60)
+
+    async def renew() -> None:
+        await anyio.sleep(0.2)
+        let_go.set()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(renew)
+        wanted = TaskWorktree(run=RUN, attempt=1, wanted=task.worktree)
+        async with cluster.running(files, wanted) as (_, inside):
+            assert (inside.cwd / "a").read_text() == "one\n"
+    thread.join()
+    assert came_in_time == [True]

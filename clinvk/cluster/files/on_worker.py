@@ -7,7 +7,8 @@ import shutil
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -77,7 +78,9 @@ class WorkerFiles:
         check_names(task)
         cache = Cache(self.home, task.wanted.remote, self.env)
         worktree = name_of_worktree(task.run, task.wanted.directory)
-        with keep_in_use(self.home, cache.path.name), keep_in_use(self.home, worktree):
+        with ExitStack() as held:
+            for name in (cache.path.name, worktree):  # which waits while it is being deleted
+                await in_thread(partial(held.enter_context, keep_in_use(self.home, name)))
             yield request.replace(worktree=await stoppable(lambda: self._prepare(task, tell)))
 
     async def deliver(self, request: Request, result: Result, tell: Tell) -> Result:
