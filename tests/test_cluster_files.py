@@ -412,6 +412,17 @@ def test_pushing_the_same_ref_at_once_creates_it_once(cluster: Cluster, repo: Pa
     assert remote.refs(ref)[ref] in commits
 
 
+async def test_refs_of_the_user_that_end_like_those_of_a_run_are_not_deleted(
+    cluster: Cluster, repo: Path
+):
+    mirrored = f"refs/remotes/origin/refs/clinvk/{RUN}/1/1"
+    for ref in (f"refs/clinvk/{RUN}/1/1", f"refs/clinvk-nested/{RUN}/1/x", mirrored):
+        git(repo, "push", "-q", cluster.url, f"HEAD:{ref}")
+    forgetter = Forgetter(cluster.folder / "user", cluster.env, cluster.notices.append)
+    assert forgetter.forget(RUN, [Worktree(remote=cluster.url, repository=str(repo))])
+    assert list(cluster.remote.refs("refs/*")) == [mirrored]
+
+
 async def test_a_worker_without_access_says_so(
     tmp_path: Path, bare: Path, repo: Path, ssh_server: SshServer
 ):

@@ -134,6 +134,17 @@ def test_what_another_program_has_written_is_passed_over(
     assert len(shared.read().entries) == 1
 
 
+@pytest.mark.parametrize("field", [b'["fake","x",null,null]', b'["cleared","fake"]'])
+def test_a_time_that_no_calendar_has_is_passed_over(shared: SharedLimits, field: bytes):
+    shared.record(WORK, limit(), "w1")
+    seconds, _ = shared.client.time()
+    value = b"%d %d {}" % (seconds * 1000 + 60_000, 10**25)
+    shared.client.hset(shared.key, field, value)
+    found = shared.read()
+    assert len(found.entries) == 1
+    assert found.cleared_at("fake") is None
+
+
 def test_limits_are_cleared_by_backend(shared: SharedLimits):
     for account in (WORK, HOME, Account("codex", "0", None)):
         shared.record(account, limit(), "w1")

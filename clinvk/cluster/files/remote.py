@@ -83,7 +83,9 @@ class Remote(NamedTuple):
         """The commits of the refs that match. Raises `GitError`."""
         listed = self._network("read", ("ls-remote", "--quiet", "--", self.url, *patterns))
         lines = (line.split("\t") for line in listed.splitlines())
-        return {ref: commit for commit, ref in lines}
+        # To git, a pattern may match the end of a name: refs/heads/refs/clinvk/… too.
+        starts = tuple(pattern.partition("*")[0] for pattern in patterns)
+        return {ref: commit for commit, ref in lines if ref.startswith(starts)}
 
     def refs_of_run(self, run: str) -> dict[str, str]:
         """All refs of a run. Raises `GitError`."""

@@ -155,12 +155,13 @@ class SharedLimits:
         snapshot = Snapshot(now, utc_now())
         entries, cleared, rejected = [], dict[str, int](), []
         for field, value in zip(flat[::2], flat[1::2], strict=True):
-            with suppress(
-                ValueError, IndexError, msgspec.MsgspecError
-            ):  # of another version, or forged
+            # Of another version, or forged.
+            with suppress(ValueError, IndexError, OverflowError, msgspec.MsgspecError):
                 names = msgspec.json.decode(field, type=list[str | None])
                 if names[0] == CLEARED:
-                    cleared[str(names[1])] = int(value.split(b" ")[1])
+                    moment = int(value.split(b" ")[1])
+                    snapshot.to_here(moment)
+                    cleared[str(names[1])] = moment
                 elif names[0] == REJECTED:
                     backend, account = map(str, names[1:])
                     rejected.append(
