@@ -12,15 +12,18 @@ import anyio
 import pytest
 from msgspec.structs import replace
 
+from clinvk.cluster.address import parse
 from clinvk.cluster.files import checks, on_worker, room
 from clinvk.cluster.files import remote as remotes
 from clinvk.cluster.files.cache import Cache
 from clinvk.cluster.files.exchange import Exchange
-from clinvk.cluster.files.forget import Forgetter
+from clinvk.cluster.files.forget import Forgetter, forget_unrecorded
 from clinvk.cluster.files.in_use import unless_in_use
 from clinvk.cluster.files.on_worker import WorkerFiles
 from clinvk.cluster.files.remote import Remote, check_url
 from clinvk.cluster.files.sources import RejectedError, Settings, place_tasks
+from clinvk.cluster.log.runs import open_runs
+from clinvk.cluster.server import identify
 from clinvk.cluster.shared import SharedDirectories
 from clinvk.disk import empty
 from clinvk.errors import ClinvkError, ConfigError
@@ -34,7 +37,7 @@ from clinvk.worktrees.prepare import prepare_plan
 from tests.needs import need
 from tests.small_disk import disk, fill_bytes
 from tests.ssh import SshServer, ssh_server
-from tests.stores import free_port
+from tests.stores import free_port, keep
 from tests.test_worktrees import git, new_repository
 
 __all__ = ["disk", "ssh_server"]
@@ -410,6 +413,32 @@ def test_pushing_the_same_ref_at_once_creates_it_once(cluster: Cluster, repo: Pa
     assert len(refused) == 3, refused
     assert all("has another commit" in error.message for error in refused), refused
     assert remote.refs(ref)[ref] in commits
+
+
+async def test_another_cluster_at_the_same_address_says_nothing_about_a_run(
+    cluster: Cluster, repo: Path, redis_url: str
+):
+    address = parse(redis_url)
+    runs = keep(open_runs(redis_url, cluster.folder / "user"))
+    identity = identify(runs.server.client, address)
+    assert identity == identify(runs.server.client, address)
+    exchange = cluster.exchange = Exchange(cluster.folder / "user", cluster.env, cluster=identity)
+    wanted = cluster.plan(repo, Task(name="t", prompt="x")).tasks[0].worktree
+    await cluster.run(wanted, write("x", "y"))
+    os.utime(exchange.home / "cluster" / "pushed" / RUN, (0, 0))
+
+    def clean() -> list[str]:
+        forgetter = Forgetter(exchange.home, cluster.env, cluster.notices.append)
+        return forget_unrecorded(forgetter, redis_url, runs, insecure=False, dry_run=False)
+
+    key = runs.server.keys.identity
+    known = runs.server.client.get(key)
+    runs.server.client.flushall()  # or it is another server, at the end of the same tunnel
+    assert clean() == []
+    assert len(cluster.remote.refs_of_run(RUN)) == 2
+    runs.server.client.set(key, known)
+    assert clean() == [RUN]
+    assert cluster.remote.refs_of_run(RUN) == {}
 
 
 async def test_refs_of_the_user_that_end_like_those_of_a_run_are_not_deleted(

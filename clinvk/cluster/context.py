@@ -18,7 +18,7 @@ from clinvk.cluster.limits.of_nodes import limit_of_all, names_account
 from clinvk.cluster.limits.shared import SharedLimits
 from clinvk.cluster.log.run import RedisRun
 from clinvk.cluster.nodes import Nodes
-from clinvk.cluster.server import check_server
+from clinvk.cluster.server import check_server, identify
 from clinvk.cluster.server_errors import Outage
 from clinvk.cluster.waiting import reasons_of
 from clinvk.disk.closing import Closing
@@ -59,6 +59,7 @@ class Cluster(Closing):
         self.dispatcher = dispatcher
         self.address = address.shown
         self._client = connect_to(address)
+        self._identity = identify(self._client, address)
         # This one does not retry: the feed does, and can be cancelled between two tries.
         self._news_client = open_client(address, None)
         self._news_client.connection_pool.connection_kwargs["socket_timeout"] = ANSWER_TIMEOUT
@@ -95,7 +96,7 @@ class Cluster(Closing):
         exchange = Exchange(
             dispatcher.config.home,
             dispatcher.env,
-            cluster=self.address,
+            cluster=self._identity,
             is_detached=isinstance(log, RedisRun),
         )
         outage = Outage(self._target.place, is_tls=self._target.is_tls)

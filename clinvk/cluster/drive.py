@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from clinvk.cluster.log.run import RedisRun
 from clinvk.cluster.log.runs import RedisRuns
+from clinvk.cluster.server import identify
 from clinvk.engine import rerun
 from clinvk.engine.driven_run import DrivenRun, Observe
 from clinvk.engine.executor import Executor
@@ -46,7 +47,8 @@ def submit(
     from clinvk.cluster.files.bases import Bases
     from clinvk.cluster.files.exchange import Exchange
 
-    exchange = Exchange(runs.home, context.env, cluster=stored.cluster or "")
+    identity = identify(runs.server.client, runs.server.address)
+    exchange = Exchange(runs.home, context.env, cluster=identity)
     bases = Bases(stored, exchange)
     try:
         return runs.create(stored, bases.publish)

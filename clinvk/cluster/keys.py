@@ -46,6 +46,11 @@ class Keys(Struct, frozen=True):
     def of(cls, name: str = DEFAULT_NAME) -> Keys:
         return cls(f"clinvk:{name}:")
 
+    @property
+    def identity(self) -> str:
+        """A text that no other cluster has, and that is lost with its data."""
+        return f"{self.prefix}identity"
+
     # The records of runs.
 
     def runs(self) -> str:

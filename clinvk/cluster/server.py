@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clinvk.cluster.address import Address, open_client
+from clinvk.cluster.keys import Keys
 from clinvk.cluster.server_errors import explain
 from clinvk.errors import ConfigError, SessionError
 
@@ -44,6 +46,21 @@ def check_server(
     _check_kind(info, where)
     _check_memory(info, where)
     return _warnings(client, info, where, address)
+
+
+def identify(client: redis.Redis, address: Address) -> str:
+    """The address, and what tells the cluster from another one that is reached there, or was before its
+    server lost its data; "" if that is not known."""
+    # 60 ms, and an extra.
+    from redis import exceptions
+
+    key = Keys.of(address.name).identity
+    try:
+        client.set(key, os.urandom(8).hex(), nx=True)
+        found: Any = client.get(key)
+    except exceptions.RedisError:
+        return ""
+    return f"{address.shown} {found.decode()}" if found else ""
 
 
 def accepts_everyone(address: Address, ca: Path | None = None) -> bool:

@@ -28,7 +28,7 @@ class Exchange:
     def __init__(
         self, home: Path, env: Mapping[str, str], *, cluster: str = "", is_detached: bool = False
     ) -> None:
-        """`cluster` is its address, without the password. A run that `is_detached` may be of another
+        """`cluster` is what identifies it: see `identify`. A run that `is_detached` may be of another
         machine: its base is in the remote already, and nothing of it is looked for in the repositories
         of this one."""
         self.home = home

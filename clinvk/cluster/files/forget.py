@@ -2,6 +2,8 @@
 
     ~/.clinvk/cluster/pushed/RUN    the remote and the cluster of a run of this machine that was pushed
 
+A run that its cluster does not know any more was deleted there. Another cluster at the same address, or one
+whose server has lost its data, knows nothing about that.
 The note stays until the refs are deleted, so that a remote that cannot be reached is tried again.
 """
 
@@ -36,7 +38,7 @@ class Pushed(Struct, frozen=True):
     """Where a run was pushed to."""
 
     remote: str  # a URL
-    cluster: str = ""  # its address, without the password
+    cluster: str = ""  # what identifies it: see `identify`; "" is none that can be asked
 
 
 def note_pushed(home: Path, run: str, remote: str, cluster: str) -> None:
@@ -96,7 +98,9 @@ class Forgetter:
         with suppress(FileNotFoundError):
             for path in sorted(_folder(self.home).iterdir()):
                 pushed = _read(path)
-                if is_recorded(path.name) or not any(p.cluster == cluster for p in pushed):
+                if is_recorded(path.name) or not any(
+                    p.cluster == cluster for p in pushed if cluster
+                ):
                     continue
                 if time.time() - path.stat().st_mtime < BEING_SUBMITTED:
                     continue
@@ -130,11 +134,14 @@ def forget_unrecorded(
     """The same for the cluster at this address, with the `runs` that are recorded there. Raises
     `ClinvkError`."""
     # Only with a cluster.
-    from clinvk.cluster.address import parse
+    from clinvk.cluster.address import connect_to, parse
+    from clinvk.cluster.server import identify
 
+    address = parse(url, insecure=insecure)
+    with connect_to(address) as client:
+        identity = identify(client, address)
     known = {*runs.ids(), *RunStore(forgetter.home).ids()}
-    address = parse(url, insecure=insecure).shown
-    return forgetter.forget_unrecorded(address, known.__contains__, dry_run=dry_run)
+    return forgetter.forget_unrecorded(identity, known.__contains__, dry_run=dry_run)
 
 
 def _worktrees_of(folder: RunLog) -> Iterator[Worktree]:
