@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 
 from clinvk.cluster.address import connect_to, parse
@@ -92,9 +91,7 @@ class AsInTheFile(RedisServer):
 
 
 def test_systemd_accepts_the_unit(tmp_path: Path):
-    analyze = shutil.which("systemd-analyze")
-    if analyze is None:
-        pytest.skip("systemd-analyze is not installed")
+    analyze = need("systemd-analyze")
     text = UNIT.read_text().replace("%h/.local/bin/clinvk", sys.executable)
     (tmp_path / UNIT.name).write_text(text)
     done = subprocess.run(  # noqa: PLW1510
