@@ -1,5 +1,7 @@
 """The submitter's side of a cluster, with workers that the tests play."""
 
+import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,12 +14,14 @@ from clinvk.cluster import executor as executors
 from clinvk.cluster import payload
 from clinvk.cluster.address import connect_to, open_client, parse
 from clinvk.cluster.executor import ClusterExecutor, Sent
+from clinvk.cluster.files.exchange import Exchange
 from clinvk.cluster.keys import AttemptId, Keys, queue_of
 from clinvk.cluster.ledger.ledger import Ledger, Owner
 from clinvk.cluster.payload import PROTOCOL
 from clinvk.cluster.server_errors import Outage
 from clinvk.engine.executor import RunningRequest
 from clinvk.model.events import Event
+from clinvk.model.plan import TaskWorktree, Worktree
 from clinvk.model.request import Request
 from clinvk.model.result import Result
 from clinvk.model.session_ref import NewSession
@@ -213,3 +217,32 @@ async def test_a_cancelled_run_does_not_wait_for_a_server_that_is_gone(
                 others.cancel_scope.cancel()
     assert [result.error.kind for result in results] == ["indeterminate"]
     assert any("a worker may still start it" in notice for notice in reports.notices)
+
+
+@pytest.mark.anyio
+async def test_tasks_that_wait_for_the_git_remote_leave_threads_to_others(
+    ledger: Ledger, tmp_path: Path
+):
+    made: Any = NoCelery()
+    nothing: Any = None
+    exchange = Exchange(tmp_path, os.environ)
+    executor = ClusterExecutor(ledger, ledger, made, nothing, "r1", exchange, Outage("here"))
+    wanted = Worktree(remote=f"file://{tmp_path}/none.git", repository=str(tmp_path / "none"))
+    late: list[bool] = []
+    exchange._lock.acquire()  # as while another task is pushed
+    give_up = threading.Timer(60, lambda: (late.append(True), exchange._lock.release()))
+    give_up.start()
+    async with anyio.create_task_group() as tasks:
+        for task in range(50):  # more than there are threads
+            request = Request(
+                prompt="x", session=NewSession(f"s{task}"), backend="echo", cwd=tmp_path,
+                attempt=(task, 1), worktree=TaskWorktree(run="r1", attempt=1, wanted=wanted),
+            )  # fmt: skip
+            tasks.start_soon(executor.run, request, Reports())
+        await anyio.wait_all_tasks_blocked()
+        await in_thread(lambda: None)  # such as one that reads the news
+        tasks.cancel_scope.cancel()
+        if not late:
+            give_up.cancel()
+            exchange._lock.release()
+    assert not late

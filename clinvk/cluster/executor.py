@@ -114,6 +114,7 @@ class ClusterExecutor:
         self._is_refused = False  # the last attempt that was submitted
         self._reporters: dict[str, Reporter] = {}  # of the attempts that are followed
         self._submitting: anyio.CapacityLimiter | None = None
+        self._exchange_limit: anyio.CapacityLimiter | None = None
 
     async def describe(self, request: Request) -> str:
         return await LocalExecutor(self.dispatcher).describe(request)
@@ -159,7 +160,9 @@ class ClusterExecutor:
         task = request.worktree
         if task is None or not task.wanted.remote:
             return request
-        return request.replace(worktree=await stoppable(lambda: self._exchange.publish(task)))
+        async with self._exchanging():
+            published = await stoppable(lambda: self._exchange.publish(task))
+        return request.replace(worktree=published)
 
     async def _collect(self, request: Request, result: Result, reporter: Reporter) -> Result:
         """The result, whose changes are in the user's repository. If they cannot be fetched, the task
@@ -169,7 +172,8 @@ class ClusterExecutor:
             return result
         with anyio.CancelScope(shield=True):
             try:
-                await in_thread(lambda: self._exchange.collect(task, saved))
+                async with self._exchanging():
+                    await in_thread(lambda: self._exchange.collect(task, saved))
             except ClinvkError as error:
                 if result.error is not None:
                     reporter.on_notice(error.message)
@@ -179,6 +183,12 @@ class ClusterExecutor:
                     result, ok=False, error=failure, exit_code=error.exit_code, worktree=None
                 )
         return result
+
+    def _exchanging(self) -> anyio.CapacityLimiter:
+        """Held while files are exchanged, one after the other: waiting for that needs no thread."""
+        if self._exchange_limit is None:
+            self._exchange_limit = anyio.CapacityLimiter(1)
+        return self._exchange_limit
 
     def _attempt_of(self, request: Request) -> AttemptId:
         """Which attempt a request is: it says so, unless the run is ephemeral."""
