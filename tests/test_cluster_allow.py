@@ -58,6 +58,8 @@ def by_git(remote: str, setup: str | None = None) -> TaskWorktree:
     ("allow", "fields"),
     [
         ({"sandbox": "workspace"}, {"options": {"sandbox": "full"}}),
+        ({}, {"env": {"ANTHROPIC_BASE_URL": "http://127.0.0.1:9"}}),
+        ({}, {"env": {"https_proxy": "http://127.0.0.1:9"}}),
         ({"sandbox": "read-only"}, {"options": {"sandbox": "default"}}),
         ({"approval": "default"}, {"options": {"approval": "auto"}}),
         ({"approval": "auto"}, {"options": {"approval": "whatever"}}),

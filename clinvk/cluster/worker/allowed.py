@@ -22,11 +22,12 @@ from clinvk.model.plan import Plan
 from clinvk.model.request import Request
 
 LEVELS = ("approval", "sandbox")  # whose most is in the configuration
-# What decides which programs and which libraries run, which home they have, and what clinvk knows its
-# processes by.
+# What decides which programs and which libraries run, which home they have, where a CLI sends the key of the
+# worker, and what clinvk knows its processes by.
 RESERVED = re.compile(
     r"PATH|HOME|SHELL|ENV|IFS|CDPATH|PS4|PROMPT_COMMAND|TMPDIR|GCONV_PATH|BROWSER|EDITOR|VISUAL|PAGER"
     r"|NODE_OPTIONS|NODE_PATH|NODE_EXTRA_CA_CERTS|NPM_CONFIG_.*|PERL5.*|RUBY.*|JAVA_TOOL_OPTIONS|JDK_.*"
+    r"|.*_BASE_URL|.*_API_BASE|.*_PROXY|SSL_CERT_.*|NODE_TLS_.*|.*_CA_BUNDLE"
     r"|BASH_.*|LD_.*|DYLD_.*|PYTHON.*|GIT_.*|SSH_.*|XDG_.*|CLINVK.*|UV_.*",
     re.IGNORECASE,
 )
