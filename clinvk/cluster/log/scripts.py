@@ -44,14 +44,18 @@ redis.call('ZADD', KEYS[3], 'XX', now + ARGV[2], ARGV[3])
 return redis.call('HGET', KEYS[2], 'asked')
 """
 
-# run, driver, due, journal; token, id. A run that has ended needs no other driver.
+# run, driver, due, journal; token, id. A run that has ended needs no other driver. One that was given
+# back without any progress is tried again after 1 s, 2 s, 4 s and so on, at most a minute: what
+# hinders a worker rarely changes at once, and the tries are counted.
 RELEASE = f"""{_NOW}{_FENCED}
 redis.call('DEL', KEYS[2])
 local last = redis.call('XREVRANGE', KEYS[4], '+', '-', 'COUNT', 1)[1]
 if last and string.find(string.sub(last[2][2], 1, 100), '"event":"end"', 1, true) then
   redis.call('ZREM', KEYS[3], ARGV[2])
 else
-  redis.call('ZADD', KEYS[3], 'XX', now, ARGV[2])
+  local tries = tonumber(redis.call('HGET', KEYS[1], 'restarts') or 0)
+  local pause = tries > 0 and math.min(60000, 500 * 2 ^ tries) or 0
+  redis.call('ZADD', KEYS[3], 'XX', now + pause, ARGV[2])
 end
 return 'released'
 """
