@@ -10,15 +10,16 @@ import anyio
 import pytest
 
 from clinvk.cluster import app as apps
-from clinvk.cluster import executor as executors
 from clinvk.cluster import payload
 from clinvk.cluster.address import connect_to, open_client, parse
-from clinvk.cluster.executor import ClusterExecutor, Sent
 from clinvk.cluster.files.exchange import Exchange
 from clinvk.cluster.keys import AttemptId, Keys, queue_of
 from clinvk.cluster.ledger.ledger import Ledger, Owner
 from clinvk.cluster.payload import PROTOCOL
 from clinvk.cluster.server_errors import Outage
+from clinvk.cluster.submitter import following as followings
+from clinvk.cluster.submitter.executor import ClusterExecutor
+from clinvk.cluster.submitter.sent import Sent
 from clinvk.engine.executor import RunningRequest
 from clinvk.model.events import Event
 from clinvk.model.plan import TaskWorktree, Worktree
@@ -178,7 +179,7 @@ async def test_a_refusal_does_not_stop_what_a_new_worker_has_taken(ledger: Ledge
 async def test_a_cancelled_run_does_not_wait_for_a_server_that_is_gone(
     own_server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(executors, "CANCEL_PATIENCE", 1.0)
+    monkeypatch.setattr(followings, "CANCEL_PATIENCE", 1.0)
     address = parse(own_server.url)
     ledger = Ledger(keep(connect_to(address)), Keys.of(), lease=30, grace=30)
     news = Ledger(keep(open_client(address, None)), Keys.of())

@@ -9,7 +9,6 @@ from msgspec.structs import replace
 
 from clinvk.backend.selection import BackendSelector, SelectedBackend
 from clinvk.cluster.address import Address, connect_to, open_client
-from clinvk.cluster.executor import ClusterExecutor
 from clinvk.cluster.files.exchange import Exchange
 from clinvk.cluster.keys import AttemptId, Keys
 from clinvk.cluster.ledger.ledger import Ledger
@@ -20,6 +19,7 @@ from clinvk.cluster.log.run import RedisRun
 from clinvk.cluster.nodes import Nodes
 from clinvk.cluster.server import check_server, identify
 from clinvk.cluster.server_errors import Outage
+from clinvk.cluster.submitter.executor import ClusterExecutor
 from clinvk.cluster.waiting import reasons_of
 from clinvk.disk.closing import Closing
 from clinvk.dispatch.dispatcher import Dispatcher

@@ -1,0 +1,1 @@
+"""The side of a cluster that hands attempts to the workers, and follows them."""
