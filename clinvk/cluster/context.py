@@ -59,7 +59,6 @@ class Cluster(Closing):
         self.dispatcher = dispatcher
         self.address = address.shown
         self._client = connect_to(address)
-        self._identity = identify(self._client, address)
         # This one does not retry: the feed does, and can be cancelled between two tries.
         self._news_client = open_client(address, None)
         self._news_client.connection_pool.connection_kwargs["socket_timeout"] = ANSWER_TIMEOUT
@@ -96,7 +95,7 @@ class Cluster(Closing):
         exchange = Exchange(
             dispatcher.config.home,
             dispatcher.env,
-            cluster=self._identity,
+            cluster=identify(self._client, self._target),
             is_detached=isinstance(log, RedisRun),
         )
         outage = Outage(self._target.place, is_tls=self._target.is_tls)

@@ -2,39 +2,27 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
-import traceback
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, ExitStack, suppress
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, suppress
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import anyio
 import msgspec
-from anyio.from_thread import BlockingPortal, start_blocking_portal
 from msgspec.structs import replace
 
-from clinvk import __version__
-from clinvk.backend.options import resolve_settings
 from clinvk.cluster import payload
-from clinvk.cluster.address import open_client
-from clinvk.cluster.files.checks import new_folder, remove_checks
-from clinvk.cluster.files.on_worker import WorkerFiles
-from clinvk.cluster.keys import AttemptId, Keys, native_session
-from clinvk.cluster.ledger.ledger import Claim, Ledger, Owner
+from clinvk.cluster.files.checks import remove_checks
+from clinvk.cluster.keys import native_session
+from clinvk.cluster.ledger.ledger import Ledger, Owner
 from clinvk.cluster.limits.on_worker import AttemptLimits, Refusal
-from clinvk.cluster.limits.shared import SharedLimits
 from clinvk.cluster.nodes import Nodes
-from clinvk.cluster.shared import SharedDirectories
-from clinvk.cluster.worker.allowed import Allowed
 from clinvk.cluster.worker.lease import Lease
-from clinvk.cluster.worker.settings import RUN, Orders, WorkerSettings
-from clinvk.cluster.worker.supervisor import Guard, boot_clock
+from clinvk.cluster.worker.resources import WorkerProcess
+from clinvk.cluster.worker.settings import RUN
 from clinvk.disk.jsonl import encode
-from clinvk.dispatch.dispatcher import Dispatcher
 from clinvk.engine.attempt import failed_result
 from clinvk.engine.executor import Allowance, LocalExecutor, RunningRequest
 from clinvk.engine.mishaps import failure_of, lacks_room
@@ -42,190 +30,12 @@ from clinvk.errors import ClinvkError, LimitError, NotInstalledError
 from clinvk.model.events import Checking, Event
 from clinvk.model.request import Request
 from clinvk.model.result import Failure, Result
-from clinvk.plans.labels import missing_labels
-from clinvk.plans.preflight import MIN_SECRET_LENGTH, VARIABLE
 from clinvk.process.marker import new_marker
-from clinvk.process.ownership import prepare_loop
 from clinvk.process.threads import in_thread
 from clinvk.runs.secrets import event_without_secrets, result_without_secrets
-from clinvk.store import open_store
 from clinvk.text.sanitize import one_line
 
-if TYPE_CHECKING:
-    from clinvk.store.base import Store
-
 MAX_FINISH_WAIT = 600.0  # seconds for which a result is kept that Redis does not take
-
-
-class Node:
-    """What an attempt needs, in a process of a worker: made once in each process."""
-
-    def __init__(self, settings: WorkerSettings, orders: Orders, guard: Guard) -> None:
-        self.settings = settings
-        self.orders = orders
-        self.guard = guard
-        allow = settings.config.config.worker.allow
-        shared = SharedDirectories(settings.config.config.cluster.shared, allow.directories)
-        self.allowed = Allowed(allow, shared)
-        self.files = WorkerFiles(
-            settings.config.home,
-            settings.env,
-            shared=shared,
-            limit=settings.config.config.cluster.cache_gb * 1000**3,
-            node=settings.name,
-        )
-        self._ledger: Ledger | None = None
-        self._store: Store | None = None
-        self._dispatcher: Dispatcher | None = None
-        self._open = ExitStack()  # until the process ends
-        self._portal: BlockingPortal | None = None
-
-    def run(self, backend: str, attempt: AttemptId) -> None:
-        """Run the attempt in a slot of the backend, unless somebody else does, or this node cannot."""
-        settings, ledger = self.settings, self._open_ledger()
-        token = f"{settings.name}.{os.getpid()}.{os.urandom(8).hex()}"
-        owner = Owner(attempt, token, settings.name, backend)
-        claimed_at = boot_clock()
-        claim = _patiently(lambda: ledger.claim(owner, payload.PROTOCOL))
-        if claim.status == "version":
-            why = f"it has clinvk {__version__}, and the task is of clinvk {claim.detail}"
-            ledger.decline(attempt, self._refusal(why))
-            self._say(attempt, f"not taken: {why}")
-        if claim.status != "run":
-            return
-        try:
-            self._run_claimed(owner, claim, claimed_at)
-        except Exception as error:  # noqa: BLE001 - a mistake of ours must not look like a lost worker
-            self._report_mistake(owner, error)
-
-    def _run_claimed(self, owner: Owner, claim: Claim, claimed_at: float) -> None:
-        attempt, ledger = owner.attempt, self._open_ledger()
-        try:
-            request = payload.request_from_json(claim.payload)
-        except (ValueError, TypeError) as error:
-            result = failed_result("-", ClinvkError(f"invalid task in Redis: {error}"))
-            ledger.finish(owner, payload.result_to_json(result), None)
-            self._say(attempt, f"failed: invalid task in Redis: {error}")
-            return
-        try:
-            request = self._localized(request)
-        except ClinvkError as error:
-            refusal = self._refusal(error.message)
-            _patiently(lambda: ledger.refuse(owner, refusal))
-            self._say(attempt, f"refused: {error.message}")
-            return
-
-        limits = self.limits_of(request)
-        if (limited := limits.check()) is not None:
-            data = self._refusal(limited.reason, limited)
-            _patiently(lambda: ledger.refuse(owner, data))
-            self._say(attempt, f"left to another account: {limited.reason}")
-            return
-
-        notices = []
-        if home := self._other_home(request):
-            request = request.replace(replay=True)
-            notices.append(f"its conversation is on {home}; starting it over from the transcript")
-
-        async def run() -> None:
-            running = RunningAttempt(self, owner, request, limits, ledger, claimed_at)
-            await running.run(notices)
-
-        self._loop().call(run)
-
-    def _loop(self) -> BlockingPortal:
-        """The event loop of this process. It is kept from one attempt to the next, with its threads, since
-        starting those takes longer than what they do."""
-        if self._portal is None:
-            self._portal = self._open.enter_context(start_blocking_portal())
-            self._portal.call(prepare_loop)
-        return self._portal
-
-    def _report_mistake(self, owner: Owner, error: Exception) -> None:
-        traceback.print_exception(error)
-        result = payload.result_to_json(failed_result("", error))
-        _patiently(lambda: self._open_ledger().finish(owner, result, None))
-
-    @property
-    def store(self) -> Store:
-        """The sessions of the cluster."""
-        if self._store is None:
-            self._store = open_store(
-                self.settings.address.url, self.settings.config.home, patient=True
-            )
-        return self._store
-
-    def _open_ledger(self) -> Ledger:
-        if self._ledger is None:
-            settings = self.settings
-            client = open_client(settings.address, settings.ca)
-            # Its answer is of no use once the lease is over.
-            kwargs = client.connection_pool.connection_kwargs
-            kwargs["socket_timeout"] = kwargs["socket_connect_timeout"] = settings.lease / 4
-            self._ledger = Ledger(
-                client, Keys.of(settings.address.name), lease=settings.lease, grace=settings.grace
-            )
-        return self._ledger
-
-    def _localized(self, request: Request) -> Request:
-        """The request with what is from this node: variables and directories. Raises `ClinvkError`
-        if this node may not or cannot run it."""
-        backend = request.to or request.backend or ""
-        allow = self.settings.config.config.worker.allow
-        if backend not in self.settings.slots or (allow.backends and backend not in allow.backends):
-            raise ClinvkError(f"it does not run {backend}")
-        if missing := missing_labels(request.labels, self.settings.labels):
-            raise ClinvkError(f"it does not have {missing}")
-        manifest = self._selector().select(backend).manifest
-        request = self.allowed.checked(request, manifest, self._configured(backend))
-        if request.cwd is None and request.session is not None:
-            began_in = self.store.get(request.session).cwd
-            request = request.replace(cwd=Path(began_in) if began_in else None)
-        if problem := self.files.problem(request):
-            raise ClinvkError(problem)
-        env, secrets = _resolve(request.env, self.settings.env)
-        home = self.settings.config.home
-        return request.replace(
-            env=env, secrets=secrets,
-            check_dir=new_folder(home, request.task) if request.check_dir is not None else None,
-        )  # fmt: skip
-
-    def _other_home(self, request: Request) -> str | None:
-        """The node whose CLI has the native session that the request continues; None if that is this
-        one, or is not known."""
-        if request.session is None:
-            return None
-        session = native_session(request.session, request.to or request.backend or "")
-        home = _patiently(lambda: self._open_ledger().home_of(session))
-        return None if home in (None, self.settings.name) else str(home)
-
-    def _configured(self, backend: str) -> dict[str, Any]:
-        """The options that this worker sets for a backend."""
-        asked = Request(prompt="-", backend=backend)
-        found = resolve_settings(asked, None, self.settings.config, backend)
-        return {name: setting.value for name, setting in found.items()}
-
-    def _selector(self) -> Any:
-        return self.dispatcher("").selector
-
-    def dispatcher(self, marker: str) -> Dispatcher:
-        if self._dispatcher is None:
-            self._dispatcher = Dispatcher(
-                self.settings.config, store=self.store, env=self.settings.env
-            )
-        return self._dispatcher.with_marker(marker) if marker else self._dispatcher
-
-    def limits_of(self, request: Request) -> AttemptLimits:
-        """The rate limits that concern a request, whose `env` has the values of this node."""
-        ledger = self._open_ledger()
-        shared = SharedLimits(ledger.client, ledger.keys)
-        return AttemptLimits(shared, self.dispatcher(""), self.settings.name, request)
-
-    def _refusal(self, why: str, limited: Refusal | None = None) -> bytes:
-        return refusal(self.settings.name, why, limited)
-
-    def _say(self, attempt: AttemptId, text: str) -> None:
-        say(attempt.shown, text)
 
 
 class RunningAttempt:
@@ -233,14 +43,14 @@ class RunningAttempt:
 
     def __init__(
         self,
-        node: Node,
+        process: WorkerProcess,
         owner: Owner,
         request: Request,
         limits: AttemptLimits,
         ledger: Ledger,
         claimed_at: float,
     ) -> None:
-        self.node = node
+        self.process = process
         self.owner = owner
         self.request = request
         self.limits = limits
@@ -254,9 +64,9 @@ class RunningAttempt:
 
     async def run(self, notices: Sequence[str] = ()) -> None:
         """Run it to its end, and report that, the notices first."""
-        marker = new_marker(self.node.settings.env)
+        marker = new_marker(self.process.settings.env)
         self.lease = lease = Lease(
-            self.ledger, self.owner, self.node.orders, self.stop, self.node.guard, marker,
+            self.ledger, self.owner, self.process.orders, self.stop, self.process.guard, marker,
             self.claimed_at, self.name,
         )  # fmt: skip
         for notice in notices:
@@ -295,7 +105,7 @@ class RunningAttempt:
         backend = self.request.to or self.request.backend or ""
         try:
             async with AsyncExitStack() as stack:
-                files = self.node.files
+                files = self.process.files
                 try:
                     request = await stack.enter_async_context(
                         files.attempt(self.request, self.on_notice)
@@ -303,7 +113,7 @@ class RunningAttempt:
                 except ClinvkError as error:  # another node may have access to them, or more room
                     await self._refuse(error.message)
                     return None
-                executor = LocalExecutor(self.node.dispatcher(marker))
+                executor = LocalExecutor(self.process.dispatcher(marker))
                 result = await executor.run(request, self)
                 result = await files.deliver(request, result, self.on_notice)
                 if self.limits.are_affected_by(result):
@@ -426,31 +236,6 @@ def interrupted(node: str) -> Failure:
         f"the worker {node} was shut down while it ran; the work may be partly done",
         "check what it did; run it again with --rerun-indeterminate",
     )
-
-
-def _resolve(
-    written: Mapping[str, str], env: Mapping[str, str]
-) -> tuple[dict[str, str], tuple[str, ...]]:
-    """The variables with `${NAME}` replaced by the values here, and those values. Raises
-    `ClinvkError` for one that is not set."""
-    found, secrets = {}, []
-    for key, value in written.items():
-        for name in VARIABLE.findall(value):
-            if name not in env:
-                raise ClinvkError(f"${name} is not set there, which env.{key} needs")
-            if len(env[name]) >= MIN_SECRET_LENGTH:
-                secrets.append(env[name])
-        found[key] = VARIABLE.sub(lambda m: env[m.group(1)], value)
-    return found, tuple(secrets)
-
-
-def _patiently(call: Any) -> Any:
-    """The value of the call, repeated for a while if the server does not answer."""
-    for pause in (0.1, 0.2, 0.5, 1.0, 2.0, 5.0):
-        with suppress(OSError, _redis_error()):
-            return call()
-        time.sleep(pause)
-    return call()
 
 
 def _redis_error() -> type[Exception]:

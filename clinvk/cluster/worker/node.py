@@ -26,9 +26,9 @@ from clinvk.cluster.log.server import LogServer
 from clinvk.cluster.nodes import Node as NodeFacts
 from clinvk.cluster.nodes import Nodes
 from clinvk.cluster.server_errors import explain
-from clinvk.cluster.worker.attempt import Node
 from clinvk.cluster.worker.clis import CliProbe
 from clinvk.cluster.worker.pool import fork_pool, kill_pool, send_signal
+from clinvk.cluster.worker.resources import WorkerProcess
 from clinvk.cluster.worker.settings import STOP, STOP_NOW, Orders, WorkerSettings
 from clinvk.cluster.worker.supervisor import Guard
 from clinvk.dispatch.dispatcher import Dispatcher
@@ -82,14 +82,14 @@ class WorkerNode:
         os.close(read)
         made = apps.create_app(settings.address)
         prepare_for_many()  # of the processes that are forked, too
-        node = Node(settings, self.orders, Guard(write))
+        process = WorkerProcess(settings, self.orders, Guard(write))
         try:
             with self._watching_signals():
                 client.connection_pool.disconnect()
                 for backend in settings.pools:
-                    self._start(made, backend, node)
+                    self._start(made, backend, process)
                 self._say(_describe(settings))
-                return self._serve(ledger, made, node, supervisor)
+                return self._serve(ledger, made, process, supervisor)
         finally:
             for pid in self._pools:
                 kill_pool(pid)
@@ -110,7 +110,11 @@ class WorkerNode:
             )
 
     def _serve(
-        self, ledger: Ledger, made: Celery, node: Node, supervisor: subprocess.Popen[bytes]
+        self,
+        ledger: Ledger,
+        made: Celery,
+        process: WorkerProcess,
+        supervisor: subprocess.Popen[bytes],
     ) -> int:
         next_report = 0.0
         nodes = Nodes(ledger.client, ledger.keys)
@@ -126,7 +130,7 @@ class WorkerNode:
                 self._fail("its supervisor was killed, so nothing could be cleaned up any more")
             self._follow_signals(now)
             self._reap()
-            self._restart(made, node)
+            self._restart(made, process)
             time.sleep(POLL_INTERVAL)
         return 1 if self._failed else 0
 
@@ -208,8 +212,8 @@ class WorkerNode:
         except Exception as error:  # noqa: BLE001 - of Celery and its transport; they are due again
             self._say(f"a detached run was not sent to a driver: {error!r}")
 
-    def _start(self, made: Celery, backend: str, node: Node) -> None:
-        self._pools[fork_pool(made, backend, node)] = backend, time.monotonic()
+    def _start(self, made: Celery, backend: str, process: WorkerProcess) -> None:
+        self._pools[fork_pool(made, backend, process)] = backend, time.monotonic()
 
     def _reap(self) -> None:
         """Notice Celery workers that have ended: they were killed, or Redis has refused something."""
@@ -235,13 +239,13 @@ class WorkerNode:
             )
             self._ended.append(backend)
 
-    def _restart(self, made: Celery, node: Node) -> None:
+    def _restart(self, made: Celery, process: WorkerProcess) -> None:
         """Start those again once Redis takes what they need."""
         if self._phase != "running":
             self._ended.clear()
         elif not self._outage:
             for backend in self._ended:
-                self._start(made, backend, node)
+                self._start(made, backend, process)
             self._ended.clear()
 
     def _fail(self, why: str) -> None:

@@ -20,15 +20,16 @@ from redis import RedisError
 from clinvk.cluster import app as apps
 from clinvk.cluster.keys import DRIVE, queues_of
 from clinvk.cluster.worker import preload  # noqa: F401 - before the processes are forked
-from clinvk.cluster.worker.attempt import Node
 from clinvk.cluster.worker.driver import RunDriver
+from clinvk.cluster.worker.resources import WorkerProcess
 from clinvk.cluster.worker.settings import WorkerSettings
+from clinvk.cluster.worker.slot import Slot
 
 PR_SET_PDEATHSIG = 1  # of Linux
 LOG_FORMAT = "%(asctime)s celery: %(message)s"
 
 
-def fork_pool(made: Celery, backend: str, node: Node) -> int:
+def fork_pool(made: Celery, backend: str, process: WorkerProcess) -> int:
     """Start the Celery worker of a backend; returns the id of its process."""
     parent = os.getpid()
     sys.stderr.flush()
@@ -39,7 +40,7 @@ def fork_pool(made: Celery, backend: str, node: Node) -> int:
     code = 1
     try:
         _prepare(parent)
-        code = _serve(made, backend, node)
+        code = _serve(made, backend, process)
     except BaseException as error:  # noqa: BLE001 - this process ends here, whatever it is
         print(
             f"clinvk worker: the Celery worker of {backend} has failed: {error!r}", file=sys.stderr
@@ -67,8 +68,8 @@ def _prepare(parent: int) -> None:
         os._exit(1)
 
 
-def _serve(made: Celery, backend: str, node: Node) -> int:
-    settings: WorkerSettings = node.settings
+def _serve(made: Celery, backend: str, process: WorkerProcess) -> int:
+    settings: WorkerSettings = process.settings
     # The messages are JSON, and are not more dangerous for root than for anybody else.
     warnings.filterwarnings("ignore", category=SecurityWarning)
     logging.basicConfig(level=logging.ERROR, format=LOG_FORMAT)
@@ -78,7 +79,7 @@ def _serve(made: Celery, backend: str, node: Node) -> int:
         apps.set_driver(RunDriver(settings).drive)
         queues, slots = [DRIVE], settings.drivers
     else:
-        apps.set_handler(partial(node.run, backend))
+        apps.set_handler(partial(Slot(process).run, backend))
         queues = queues_of(backend, settings.name, settings.labels)
         slots = settings.slots[backend]
     worker = made.Worker(

@@ -1,0 +1,182 @@
+"""Takes attempts, in a process of a worker, if nobody else has, and this node may and can run them."""
+
+from __future__ import annotations
+
+import os
+import time
+import traceback
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+
+from clinvk import __version__
+from clinvk.backend.options import resolve_settings
+from clinvk.cluster import payload
+from clinvk.cluster.files.checks import new_folder
+from clinvk.cluster.keys import AttemptId, native_session
+from clinvk.cluster.ledger.ledger import Claim, Owner
+from clinvk.cluster.limits.on_worker import Refusal
+from clinvk.cluster.worker.attempt import RunningAttempt, refusal, say
+from clinvk.cluster.worker.resources import WorkerProcess
+from clinvk.cluster.worker.supervisor import boot_clock
+from clinvk.engine.attempt import failed_result
+from clinvk.errors import ClinvkError
+from clinvk.model.request import Request
+from clinvk.plans.labels import missing_labels
+from clinvk.plans.preflight import MIN_SECRET_LENGTH, VARIABLE
+from clinvk.process.ownership import prepare_loop
+
+
+class Slot:
+    """Runs one attempt at a time."""
+
+    def __init__(self, process: WorkerProcess) -> None:
+        self.process = process
+        self._open = ExitStack()  # until the process ends
+        self._portal: BlockingPortal | None = None
+
+    def run(self, backend: str, attempt: AttemptId) -> None:
+        """Run the attempt in a slot of the backend, unless somebody else does, or this node cannot."""
+        settings, ledger = self.process.settings, self.process.ledger
+        token = f"{settings.name}.{os.getpid()}.{os.urandom(8).hex()}"
+        owner = Owner(attempt, token, settings.name, backend)
+        claimed_at = boot_clock()
+        claim = _patiently(lambda: ledger.claim(owner, payload.PROTOCOL))
+        if claim.status == "version":
+            why = f"it has clinvk {__version__}, and the task is of clinvk {claim.detail}"
+            ledger.decline(attempt, self._refusal(why))
+            self._say(attempt, f"not taken: {why}")
+        if claim.status != "run":
+            return
+        try:
+            self._run_claimed(owner, claim, claimed_at)
+        except Exception as error:  # noqa: BLE001 - a mistake of ours must not look like a lost worker
+            self._report_mistake(owner, error)
+
+    def _run_claimed(self, owner: Owner, claim: Claim, claimed_at: float) -> None:
+        attempt, ledger = owner.attempt, self.process.ledger
+        try:
+            request = payload.request_from_json(claim.payload)
+        except (ValueError, TypeError) as error:
+            result = failed_result("-", ClinvkError(f"invalid task in Redis: {error}"))
+            ledger.finish(owner, payload.result_to_json(result), None)
+            self._say(attempt, f"failed: invalid task in Redis: {error}")
+            return
+        try:
+            request = self._localized(request)
+        except ClinvkError as error:
+            refusal = self._refusal(error.message)
+            _patiently(lambda: ledger.refuse(owner, refusal))
+            self._say(attempt, f"refused: {error.message}")
+            return
+
+        limits = self.process.limits_of(request)
+        if (limited := limits.check()) is not None:
+            data = self._refusal(limited.reason, limited)
+            _patiently(lambda: ledger.refuse(owner, data))
+            self._say(attempt, f"left to another account: {limited.reason}")
+            return
+
+        notices = []
+        if home := self._other_home(request):
+            request = request.replace(replay=True)
+            notices.append(f"its conversation is on {home}; starting it over from the transcript")
+
+        async def run() -> None:
+            running = RunningAttempt(self.process, owner, request, limits, ledger, claimed_at)
+            await running.run(notices)
+
+        self._loop().call(run)
+
+    def _loop(self) -> BlockingPortal:
+        """The event loop of this process. It is kept from one attempt to the next, with its threads, since
+        starting those takes longer than what they do."""
+        if self._portal is None:
+            self._portal = self._open.enter_context(start_blocking_portal())
+            self._portal.call(prepare_loop)
+        return self._portal
+
+    def _report_mistake(self, owner: Owner, error: Exception) -> None:
+        traceback.print_exception(error)
+        result = payload.result_to_json(failed_result("", error))
+        _patiently(lambda: self.process.ledger.finish(owner, result, None))
+
+    def _localized(self, request: Request) -> Request:
+        """The request with what is from this node: variables and directories. Raises `ClinvkError`
+        if this node may not or cannot run it."""
+        backend = request.to or request.backend or ""
+        allow = self.process.settings.config.config.worker.allow
+        if backend not in self.process.settings.slots or (
+            allow.backends and backend not in allow.backends
+        ):
+            raise ClinvkError(f"it does not run {backend}")
+        if missing := missing_labels(request.labels, self.process.settings.labels):
+            raise ClinvkError(f"it does not have {missing}")
+        manifest = self.process.dispatcher("").selector.select(backend).manifest
+        request = self.process.allowed.checked(request, manifest, self._configured(backend))
+        if request.cwd is None and request.session is not None:
+            began_in = self.process.store.get(request.session).cwd
+            request = request.replace(cwd=Path(began_in) if began_in else None)
+        if problem := self.process.files.problem(request):
+            raise ClinvkError(problem)
+        env, secrets = _resolve(request.env, self.process.settings.env)
+        home = self.process.settings.config.home
+        return request.replace(
+            env=env, secrets=secrets,
+            check_dir=new_folder(home, request.task) if request.check_dir is not None else None,
+        )  # fmt: skip
+
+    def _other_home(self, request: Request) -> str | None:
+        """The node whose CLI has the native session that the request continues; None if that is this
+        one, or is not known."""
+        if request.session is None:
+            return None
+        session = native_session(request.session, request.to or request.backend or "")
+        home = _patiently(lambda: self.process.ledger.home_of(session))
+        return None if home in (None, self.process.settings.name) else str(home)
+
+    def _configured(self, backend: str) -> dict[str, Any]:
+        """The options that this worker sets for a backend."""
+        asked = Request(prompt="-", backend=backend)
+        found = resolve_settings(asked, None, self.process.settings.config, backend)
+        return {name: setting.value for name, setting in found.items()}
+
+    def _refusal(self, why: str, limited: Refusal | None = None) -> bytes:
+        return refusal(self.process.settings.name, why, limited)
+
+    def _say(self, attempt: AttemptId, text: str) -> None:
+        say(attempt.shown, text)
+
+
+def _resolve(
+    written: Mapping[str, str], env: Mapping[str, str]
+) -> tuple[dict[str, str], tuple[str, ...]]:
+    """The variables with `${NAME}` replaced by the values here, and those values. Raises
+    `ClinvkError` for one that is not set."""
+    found, secrets = {}, []
+    for key, value in written.items():
+        for name in VARIABLE.findall(value):
+            if name not in env:
+                raise ClinvkError(f"${name} is not set there, which env.{key} needs")
+            if len(env[name]) >= MIN_SECRET_LENGTH:
+                secrets.append(env[name])
+        found[key] = VARIABLE.sub(lambda m: env[m.group(1)], value)
+    return found, tuple(secrets)
+
+
+def _patiently(call: Any) -> Any:
+    """The value of the call, repeated for a while if the server does not answer."""
+    for pause in (0.1, 0.2, 0.5, 1.0, 2.0, 5.0):
+        with suppress(OSError, _redis_error()):
+            return call()
+        time.sleep(pause)
+    return call()
+
+
+def _redis_error() -> type[Exception]:
+    import redis  # an extra, which only workers of a cluster have
+
+    return redis.RedisError
