@@ -191,6 +191,10 @@ def test_a_detached_run_is_cancelled_from_another_machine(cluster: Cluster, tmp_
     assert "is cancelled" in done.stdout
     shown = json.loads(cluster.go("runs", "show", run, "--json", **elsewhere).stdout)
     assert [t["state"] for t in shown["results"]] == ["done", "cancelled", "cancelled"]
+    missing = cluster.go("runs", "show", "nope", **elsewhere)
+    assert "see them all: clinvk runs list --cluster URL" in missing.stderr
+    missing = cluster.go("runs", "show", run, "nope", **elsewhere)
+    assert f"see its tasks: clinvk runs show {run} --cluster URL" in missing.stderr
 
 
 def test_what_cannot_be_detached_is_refused(cluster: Cluster):
@@ -198,6 +202,9 @@ def test_what_cannot_be_detached_is_refused(cluster: Cluster):
     here = cluster.clinvk("parallel", path, "--detach")
     assert here.returncode == 1
     assert "the address of the cluster is missing" in here.stderr
+    none = cluster.clinvk("parallel", path, "--detach", "--cluster", "none")
+    assert none.returncode == 1
+    assert "this needs a cluster" in none.stderr
     for flags in (["--ephemeral"], ["--output-dir", "out"], ["--junit", "x.xml"], ["--report", "x.md"]):  # fmt: skip
         done = cluster.go("parallel", path, "--detach", *flags)
         assert done.returncode == 1

@@ -203,6 +203,9 @@ def test_workers_are_listed_with_what_they_run(cluster: Cluster):
     none = cluster.clinvk(*words)
     assert none.returncode == 1
     assert "no workers in the cluster 'default'" in none.stderr
+    assert "clinvk worker --cluster URL" in none.stderr
+    known = cluster.clinvk("workers", env={"CLINVK_CLUSTER_URL": cluster.url})
+    assert known.stderr.rstrip().endswith("clinvk worker")
     cluster.worker("north", "--label", "gpu", slots="fake=2,other=1")
     worker = cluster.worker("south")
 

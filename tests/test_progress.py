@@ -9,6 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 import clinvk
+from clinvk.cmd.views.run import describe_outcome
 from clinvk.model import events
 from clinvk.model.checks.check import CheckResult
 from clinvk.model.events import EVENT_TYPES, Event, event_from_json
@@ -16,6 +17,7 @@ from clinvk.model.outcome import Outcome
 from clinvk.model.progress import Change
 from clinvk.model.result import Failure
 from clinvk.model.usage import Usage
+from clinvk.terminal.printer import Printer
 
 MOMENT = datetime(2026, 3, 1, 12, 0, 0, 123000, UTC)
 OUTCOME = Outcome(
@@ -115,3 +117,13 @@ def test_only_one_module_writes_or_reads_the_lines_of_changes():
     package = Path(clinvk.__file__).parent
     found = {path.stem for path in package.rglob("*.py") if '"task_' in path.read_text()}
     assert found == {"progress"}
+
+
+def test_a_task_whose_end_is_unknown_has_no_time():
+    lost = replace(
+        OUTCOME, state="indeterminate", seconds=0.0, error=None, attempts=1, node="north"
+    )
+    line = describe_outcome(lost, Printer.for_errors("never"))
+    assert line == "docs: ? indeterminate on fake (north)"
+    known = describe_outcome(replace(lost, seconds=1.5), Printer.for_errors("never"))
+    assert known == "docs: ? indeterminate in 1.5 s on fake (north)"

@@ -7,6 +7,7 @@ from clinvk.model.usage import format_count
 from clinvk.text import duration
 
 NOTHING = "–"  # for unknown values, unless another text is requested
+UNKNOWN = "?"
 
 
 def count_line(result: RunResult) -> str:
@@ -31,7 +32,7 @@ def time_taken(outcome: Outcome, nothing: str = NOTHING) -> str:
     if not outcome.attempts:
         return nothing
     if outcome.state == "indeterminate" and not outcome.seconds:
-        return "?"
+        return UNKNOWN
     return duration.format_duration(outcome.seconds)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterator, Sequence
 
+from clinvk.cluster.log.runs import WHERE
 from clinvk.model.plan import Plan
 from clinvk.runs.log import RunLog, RunNotFound, Runs, find_id
 
@@ -26,6 +27,8 @@ class JoinedRuns(Runs):
         self._places = places
         self._unlisted = unlisted
         self._is_own = is_own
+        # With no such places, commands find the cluster without a flag.
+        self._where = WHERE if unlisted else ""
 
     def create(self, plan: Plan) -> RunLog:
         return self._places[0].create(plan)
@@ -46,7 +49,7 @@ class JoinedRuns(Runs):
         ids = [place.ids() for place in places]
         known = [i for some in ids for i in some]
         try:
-            found = find_id(text, known, lambda: self._unlisted[0].find(LAST).id)
+            found = find_id(text, known, lambda: self._unlisted[0].find(LAST).id, self._where)
         except RunNotFound as error:
             raise next(filter(None, (p.why_missing(text) for p in places)), error) from error
         place = next(p for p, some in zip(places, ids, strict=True) if found in some)

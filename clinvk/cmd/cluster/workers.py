@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from clinvk.cmd.app import new_app
-from clinvk.cmd.drive.cluster import ClusterAddress, Insecure, find_address
+from clinvk.cmd.drive.cluster import FLAG, ClusterAddress, Insecure, find_address
 from clinvk.cmd.options import request as opt
 from clinvk.config.extras import require_extra
 from clinvk.terminal import printer
@@ -55,14 +55,15 @@ def workers(
     if as_json:
         printer.print_json({"version": VERSION, "workers": [state.to_json() for state in found]})
     else:
-        _print_table(found, address.name)
+        _print_table(found, address.name, FLAG if cluster else "")
     return 0 if any(state.state != "gone" for state in found) else 1
 
 
-def _print_table(found: list[NodeState], cluster: str) -> None:
+def _print_table(found: list[NodeState], cluster: str, where: str) -> None:
     if not found:
         print(
-            f"no workers in the cluster {cluster!r}; start one where the CLIs are: clinvk worker",
+            f"no workers in the cluster {cluster!r}; "
+            f"start one where the CLIs are: clinvk worker{where}",
             file=sys.stderr,
         )
         return

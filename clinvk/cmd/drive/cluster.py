@@ -67,6 +67,11 @@ def cluster_url(given: str | None, loaded: Loaded) -> str | None:
 def find_address(given: str | None, loaded: Loaded, *, insecure: bool) -> Address:
     """The address of the cluster. Raises `UsageError` without one, `ConfigError` for an invalid
     one."""
+    if given == HERE:
+        raise UsageError(
+            "this needs a cluster, and --cluster none means none",
+            "pass --cluster redis://HOST:6379/0; or leave it out, to use that of the configuration",
+        )
     url = cluster_url(given, loaded)
     if url is None:
         raise UsageError(
@@ -140,6 +145,13 @@ def flags_for_cluster(run: RunLog | None, plan: Plan) -> str | None:
         return FLAG if known is None else ""
     needs_password = "…" in plan.cluster
     return FLAG if needs_password and _recorded_address(known or "") != plan.cluster else ""
+
+
+def flags_to_find(run: RunLog | None, plan: Plan) -> str:
+    """What a command needs to find the run again, to be shown."""
+    if run is None or plan.cluster is None or not is_recorded_there(run):
+        return ""
+    return flags_for_cluster(run, plan) or ""
 
 
 def is_recorded_there(run: RunLog) -> bool:

@@ -8,7 +8,7 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from clinvk.cmd.drive.cluster import flags_for_cluster
+from clinvk.cmd.drive.cluster import flags_for_cluster, flags_to_find
 from clinvk.cmd.options.json_errors import BrokenRun
 from clinvk.cmd.views import summary
 from clinvk.cmd.views.run import (
@@ -199,7 +199,7 @@ def print_result(
             for outcome in result.answers:
                 if new is None or outcome.index in new:
                     summary.print_answer(run.with_output(outcome))
-        summary.print_summary(result, new)
+        summary.print_summary(result, new, where=flags_to_find(folder, plan))
     summary.print_next_steps(result, view.color, checkpoint, cluster)
     if any(outcome.worktree is not None for outcome in result.results):
         # Only with worktrees.

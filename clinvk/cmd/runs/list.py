@@ -11,7 +11,7 @@ import typer
 
 from clinvk.cmd.app import CommandModule
 from clinvk.cmd.drive import many
-from clinvk.cmd.drive.cluster import Insecure, flags_for_cluster, why_waiting
+from clinvk.cmd.drive.cluster import Insecure, flags_for_cluster, flags_to_find, why_waiting
 from clinvk.cmd.options import request as opt
 from clinvk.cmd.options.completions import complete_tasks
 from clinvk.cmd.runs.common import VERSION, LastRun, RunsCluster, open_runs
@@ -167,7 +167,7 @@ def show_(
     if result.state == "running":
         waiting = why_waiting(loaded, cluster, plan, result.results, insecure=insecure)
     if task is not None:
-        outcome = folder.with_output(_find_task(folder.id, result.results, plan, task))
+        outcome = folder.with_output(_find_task(folder, result.results, plan, task))
         if events:
             for line in folder.events(outcome.index):
                 print(dumps(line))
@@ -192,7 +192,7 @@ def show_(
     with summary.without_workflow_commands():
         for outcome in result.answers if answers else ():
             summary.print_answer(folder.with_output(outcome))
-        summary.print_summary(result, waiting=waiting)
+        summary.print_summary(result, waiting=waiting, where=flags_to_find(folder, plan))
     printer = show.Printer.for_errors()
     show.print_wrapped(
         f"state: {result.state}"
@@ -210,12 +210,13 @@ def show_(
         printer.notice(hint)
 
 
-def _find_task(run_id: str, outcomes: tuple[Outcome, ...], plan: Plan, text: str) -> Outcome:
+def _find_task(run: RunLog, outcomes: tuple[Outcome, ...], plan: Plan, text: str) -> Outcome:
     if found := plan.find_tasks(text):
         return outcomes[found[0]]
     meant = did_you_mean(text, [o.name for o in outcomes])
+    where = flags_to_find(run, plan)
     raise UsageError(
-        f"the run has no task {text!r}{meant}", f"see its tasks: clinvk runs show {run_id}"
+        f"the run has no task {text!r}{meant}", f"see its tasks: clinvk runs show {run.id}{where}"
     )
 
 

@@ -11,6 +11,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from clinvk.cmd.views import summary
+from clinvk.model import figures
 from clinvk.model.outcome import (
     ACTIVE_STATES,
     MARKS,
@@ -307,7 +308,8 @@ def describe_outcome(outcome: Outcome, printer: Printer) -> str:
     if outcome.attempts:
         on = f" on {outcome.backend}" if outcome.backend else ""
         at = f" ({one_line(outcome.node)})" if outcome.node else ""
-        parts.append(f"in {duration.format_duration(outcome.seconds)}{on}{at}")
+        time = figures.time_taken(outcome)
+        parts.append(f"{on}{at}".lstrip() if time == figures.UNKNOWN else f"in {time}{on}{at}")
     if outcome.attempts > 1:
         parts.append(f"after {outcome.attempts} attempts")
     if outcome.ok and outcome.decision is not None:

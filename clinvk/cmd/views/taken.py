@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clinvk.cmd.drive.cluster import flags_for_cluster, is_recorded_there
+from clinvk.cmd.drive.cluster import flags_to_find
 from clinvk.errors import ClinvkError
 from clinvk.terminal import printer
 
@@ -67,15 +67,10 @@ def print_how_to_apply(folder: RunLog, result: RunResult, color: str | None = No
     fresh = [o.index for o in changed if history.last(o.index) is None]
     if number := _count_applicable(folder, result, fresh):
         count = "1 result is" if number == 1 else f"{number} results are"
-        run = f"{folder.id}{_flags(folder)}"
+        run = f"{folder.id}{flags_to_find(folder, folder.plan())}"
         printer.Printer.for_errors(color).notice(
             f"{count} not applied; see: clinvk runs diff {run}; then: clinvk runs apply {run}"
         )
-
-
-def _flags(folder: RunLog) -> str:
-    """What commands about its results need to find a run that is recorded in a cluster."""
-    return flags_for_cluster(folder, folder.plan()) or "" if is_recorded_there(folder) else ""
 
 
 def _count_applicable(folder: RunLog, result: RunResult, indexes: Iterable[int]) -> int:
