@@ -131,12 +131,13 @@ class _Finder:
         if wanted.dirty == "refuse":
             raise UsageError(
                 what,
-                "commit or stash them; or use --dirty tell or --dirty include (dirty: in a task file)",
+                "commit or stash them; or use --worktree with --dirty tell or --dirty include (worktree: "
+                "{dirty: …} in a task file)",
             )
         if wanted.dirty == "tell":
             self.notify(
-                f"{what}, which the worktrees do not have; to include them: --dirty include, or "
-                "dirty: include in a task file"
+                f"{what}, which the worktrees do not have; to include them: --worktree --dirty include,"
+                " or worktree: {dirty: include} in a task file"
             )
             return commit
         if commit != git.commit_of("HEAD"):

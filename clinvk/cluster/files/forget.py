@@ -9,6 +9,7 @@ The note stays until the refs are deleted, so that a remote that cannot be reach
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -75,8 +76,14 @@ class Forgetter:
             self._delete(wanted.remote, wanted.repository, [prefix], f"run {run}")
             for wanted in {w.remote: w for w in worktrees}.values()
         ]
+        note = _folder(self.home) / run
         if all(done):
-            (_folder(self.home) / run).unlink(missing_ok=True)
+            note.unlink(missing_ok=True)
+        else:
+            with suppress(
+                OSError
+            ):  # it is being submitted no more, so the next one may try at once
+                os.utime(note, (0, 0))
         return all(done)
 
     def forget_tasks(self, run: str, worktrees: Iterable[Worktree]) -> None:
