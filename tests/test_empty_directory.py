@@ -135,6 +135,15 @@ def test_a_check_sees_the_files_of_its_task_and_rounds_go_on_there(
     assert not Path(first).exists()
 
 
+def test_there_is_nothing_to_look_at_afterwards(clinvk: CommandLine, home: Home):
+    (home.work / "tasks.yaml").write_text("tasks: [a]")
+    assert clinvk("parallel", "-w", "none", "tasks.yaml").returncode == 0
+    (run,) = json.loads(clinvk("runs", "list", "--json").stdout)["runs"]
+    done = clinvk("runs", "diff", run["id"])
+    assert done.returncode == 1
+    assert "its tasks worked in empty directories, which are deleted" in done.stderr
+
+
 def test_steps_of_a_chain_that_share_a_session_share_the_name(clinvk: CommandLine, home: Home):
     plan = {"steps": ["x", "y"], "pass_session": True, "defaults": {"workdir": "none"}}
     run = clinvk.json("chain", "-f", "-", "--json", stdin=json.dumps(plan))

@@ -34,9 +34,11 @@ class Submitter(Protocol):
 
     def is_news(self, node: str, reason: str) -> bool:
         """Whether nothing was said yet of the refusals of a node for this reason."""
+        ...
 
     async def elsewhere(self, sent: Sent, reporter: Reporter) -> bool:
         """Send an attempt that nodes have refused to one that has not; False if there is none."""
+        ...
 
 
 class Following:

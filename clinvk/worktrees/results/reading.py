@@ -11,6 +11,7 @@ from pathlib import Path
 from msgspec import Struct
 from msgspec.structs import replace
 
+from clinvk.disk.empty import EMPTY
 from clinvk.errors import ClinvkError, SessionError, UsageError
 from clinvk.model.loops.goal import has_reached_goal, last_round, steps_of
 from clinvk.model.outcome import Outcome, RunResult
@@ -235,8 +236,11 @@ def read_results(folder: RunFolder) -> Results:
     """Raises `UsageError` if no task of the run has a worktree, `SessionError` if it is damaged."""
     plan = folder.plan()
     if not any(task.worktree for task in plan.tasks):
+        where = plan.cwd or "their directories"
+        if all(task.cwd == EMPTY for task in plan.tasks):
+            where = "empty directories, which are deleted"
         raise UsageError(
-            f"run {folder.id} has no worktrees: its tasks worked in {plan.cwd or 'their directories'}",
+            f"run {folder.id} has no worktrees: its tasks worked in {where}",
             "run tasks with --worktree, or worktree: true, to look at their changes first",
         )
     run, history = folder.result(plan), read_history(folder)
