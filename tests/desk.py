@@ -22,7 +22,7 @@ from tests.conftest import CommandLine, Home, is_alive, pid_in, say, wait_for
 from tests.stores import keep
 
 # What it does is the first word of its prompt; `hold` and `deaf` wait for the file `go`, and `bad`
-# fails, and `limited` meets a limit, until there is a file `mended`.
+# fails, and `limited` meets a limit and makes the file `met`, until there is a file `mended`.
 SCRIPT = (
     r"""mode=$1
 [ "$mode" = --version ] && { echo 1.0; exit; }
@@ -44,7 +44,8 @@ if [ ! -e mended ]; then
     bad*) """
     + say(type="end", error="boom")
     + """exit 1 ;;
-    limited*) """
+    limited*) touch met
+"""
     + say(type="end", error="usage limit", status=429)
     + r"""exit 1 ;;
   esac

@@ -384,7 +384,7 @@ def test_watching_tells_of_limits_and_of_further_tries_as_the_run_itself_does(de
     desk.wait_for("hold a")
     lines, text = Watcher(desk, "last", "-o", "stream-json"), Watcher(desk, "last")
     desk.let_go()
-    desk.wait_for("limited c")
+    wait_for((desk.folder / "met").exists, "the limit", 60)
     desk.repair()
     _, said, _ = ends(driver)
     code, out, err = lines.ends()
