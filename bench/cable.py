@@ -25,7 +25,7 @@ class Cable:
         """From now on each packet is lost, and no connection is closed."""
         _ip("link", "set", self.near, "down")
 
-    def mend(self) -> None:
+    def reconnect(self) -> None:
         _ip("link", "set", self.near, "up")
 
 

@@ -9,11 +9,12 @@ import json
 import os
 import random
 import signal
+import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +33,28 @@ CHECK_AFTER = 0.1  # seconds after the end of a lease
 Told = Counter[str]  # what happened, by its name
 
 
+@contextmanager
+def _three_workers(pause: float) -> Iterator[Bench]:
+    with bench(pause, f"{LEASE}s") as here:
+        for _ in range(WORKERS):
+            here.start_worker()
+        yield here
+
+
+def _begun(here: Bench, chance: random.Random, most: float) -> subprocess.Popen[str]:
+    """A run that has been going on for a random time, of at most so many seconds."""
+    run = here.submit(TASKS, SLOTS * WORKERS, "--cluster", here.url)
+    wait(lambda: bool(here.starts()))
+    time.sleep(chance.uniform(0, most))
+    return run
+
+
 def workers(rounds: int) -> Told:
     """kill -9 of a random process of a random worker, in runs of 60 tasks over three workers."""
     chance, told = random.Random(14), Told()
-    with bench(0.05, f"{LEASE}s") as here:
-        for _ in range(WORKERS):
-            here.start_worker()
+    with _three_workers(0.05) as here:
         for _ in range(rounds):
-            run = here.submit(TASKS, SLOTS * WORKERS, "--cluster", here.url)
-            wait(lambda: bool(here.starts()))
-            time.sleep(chance.uniform(0, 4))
+            run = _begun(here, chance, 4)
             victim = chance.choice(here.workers)
             family = psutil.Process(victim.pid).children(recursive=True)
             ours = [victim.pid, *(p.pid for p in family if " worker " in _words(p))]
@@ -59,13 +72,9 @@ def workers(rounds: int) -> Told:
 def submitters(rounds: int) -> Told:
     """kill -9 of the process that submitted a run, each followed by `runs resume`."""
     chance, told = random.Random(15), Told()
-    with bench(0.02, f"{LEASE}s") as here:
-        for _ in range(WORKERS):
-            here.start_worker()
+    with _three_workers(0.02) as here:
         for _ in range(rounds):
-            run = here.submit(TASKS, SLOTS * WORKERS, "--cluster", here.url)
-            wait(lambda: bool(here.starts()))
-            time.sleep(chance.uniform(0, 3))
+            run = _begun(here, chance, 3)
             run.kill()
             run.communicate()
             _judge(here.resume(), here, told)
@@ -75,13 +84,9 @@ def submitters(rounds: int) -> Told:
 def restarts(rounds: int) -> Told:
     """kill -9 of Redis, which is started again within its workers' leases, or after them."""
     chance, told = random.Random(16), Told()
-    with bench(0.05, f"{LEASE}s") as here:
-        for _ in range(WORKERS):
-            here.start_worker()
+    with _three_workers(0.05) as here:
         for number in range(rounds):
-            run = here.submit(TASKS, SLOTS * WORKERS, "--cluster", here.url)
-            wait(lambda: bool(here.starts()))
-            time.sleep(chance.uniform(0, 3))
+            run = _begun(here, chance, 3)
             is_long = number % 2 == 1
             here.server.kill()
             killed_at = time.monotonic()
@@ -121,7 +126,7 @@ def cuts(rounds: int) -> Told:
                 time.sleep(chance.uniform(0, 2) * LEASE)
             else:
                 time.sleep(chance.uniform(0.1, SHORT) * LEASE)
-            line.mend()
+            line.reconnect()
             out, _ = run.communicate()
             _judge(json.loads(out), here, told, "long" if is_long else "short")
     return told

@@ -151,7 +151,7 @@ Doing = Generator[float, None, None]
 
 
 class Clock:
-    """Goes on with what is due."""
+    """Runs the simulated slots: each goes on when the pause that it asked for is over."""
 
     def __init__(self) -> None:
         self._due: list[tuple[float, int, Doing]] = []

@@ -22,7 +22,7 @@ from tests.conftest import CommandLine, Home, is_alive, pid_in, say, wait_for
 from tests.stores import keep
 
 # What it does is the first word of its prompt; `hold` and `deaf` wait for the file `go`, and `bad`
-# fails, and `limited` meets a limit and makes the file `met`, until there is a file `mended`.
+# fails, and `limited` meets a limit and makes the file `met`, until there is a file `repaired`.
 SCRIPT = (
     r"""mode=$1
 [ "$mode" = --version ] && { echo 1.0; exit; }
@@ -39,7 +39,7 @@ printf '{"type":"start","id":"%s","model":"made-up-1"}\n' "$id"
 """
     + say(type="tool", id="1", name="Read", input={})
     + """case "$p" in hold* | deaf*) while [ ! -e go ]; do sleep 0.03; done ;; esac
-if [ ! -e mended ]; then
+if [ ! -e repaired ]; then
   case "$p" in
     bad*) """
     + say(type="end", error="boom")
@@ -124,7 +124,7 @@ class Desk:
         (self.folder / "go").touch()
 
     def repair(self) -> None:
-        (self.folder / "mended").touch()
+        (self.folder / "repaired").touch()
 
     def pid(self, word: str) -> int:
         return pid_in(self.folder / f"pid-{word}")

@@ -126,7 +126,7 @@ def test_a_worker_that_slept_for_longer_than_its_lease_records_nothing(cluster: 
     assert cluster.starts() == ["hold a", "hold a"]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only there")
+@pytest.mark.skipif(sys.platform != "linux", reason="LD_PRELOAD is of Linux")
 @pytest.mark.parametrize("seconds", [3600, -3600])
 @pytest.mark.parametrize("where", ["worker", "submitter"])
 def test_a_clock_that_is_an_hour_off_changes_nothing(

@@ -30,10 +30,10 @@ WORK, HOME = (
 )
 # A CLI whose account is the key that it gets. That of the key "poor" is at its limit.
 LIMITED = SCRIPT.replace("cd FOLDER\n", 'cd FOLDER\necho "$FAKE_KEY $p" >>accounts\n').replace(
-    "if [ ! -e mended ]",
-    'if [ "$FAKE_KEY" = poor ] && [ ! -e mended ]; then\n'
+    "if [ ! -e repaired ]",
+    'if [ "$FAKE_KEY" = poor ] && [ ! -e repaired ]; then\n'
     + say(type="end", error="usage limit: try again in 2h", status=429)
-    + "exit 1; fi\nif [ ! -e mended ]",
+    + "exit 1; fi\nif [ ! -e repaired ]",
 )
 
 

@@ -229,11 +229,10 @@ async def asubmit_run(
     """Have a worker of the cluster at this address drive a run of these tasks; returns its id as soon
     as it is recorded there. `tasks` and `rules` are as in `aparallel`; `notify` gets each notice. Raises
     `ClinvkError`."""
-    async with placed(dispatcher, cluster, insecure=insecure) as (where, context):
-        plan = plan_of(tasks, "parallel", where, rules)
-        return await in_thread(
-            lambda: _submit(context, plan, cluster, where, notify, insecure=insecure)
-        )
+    return await _asubmit(
+        lambda where: plan_of(tasks, "parallel", where, rules),
+        cluster, notify, dispatcher, insecure=insecure,
+    )  # fmt: skip
 
 
 async def asubmit_chain(
@@ -246,11 +245,10 @@ async def asubmit_chain(
     **rules: Any,
 ) -> str:
     """The same for a chain: `steps` and `rules` are as in `achain`."""
-    async with placed(dispatcher, cluster, insecure=insecure) as (where, context):
-        plan = plan_of(steps, "chain", where, rules)
-        return await in_thread(
-            lambda: _submit(context, plan, cluster, where, notify, insecure=insecure)
-        )
+    return await _asubmit(
+        lambda where: plan_of(steps, "chain", where, rules),
+        cluster, notify, dispatcher, insecure=insecure,
+    )  # fmt: skip
 
 
 async def asubmit_compare(
@@ -272,8 +270,22 @@ async def asubmit_compare(
         )
     options = {k: v for k, v in about.items() if k not in OF_COMPARISON}
     given = {k: v for k, v in about.items() if k in OF_COMPARISON}
+    return await _asubmit(
+        lambda where: plan_of_comparison(prompt, backends, where, options=options, **given),
+        cluster, notify, dispatcher, insecure=insecure,
+    )  # fmt: skip
+
+
+async def _asubmit(
+    plan_in: Callable[[Dispatcher], Plan],
+    cluster: str,
+    notify: Callable[[str], None],
+    dispatcher: Dispatcher | None,
+    *,
+    insecure: bool,
+) -> str:
     async with placed(dispatcher, cluster, insecure=insecure) as (where, context):
-        plan = plan_of_comparison(prompt, backends, where, options=options, **given)
+        plan = plan_in(where)
         return await in_thread(
             lambda: _submit(context, plan, cluster, where, notify, insecure=insecure)
         )

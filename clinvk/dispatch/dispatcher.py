@@ -247,8 +247,8 @@ class Dispatcher(Closing):
 
             turn = await acquire_turn(calls, session.id, marker, wait=request.wait, notify=notify)
             try:
-                # Another turn may have changed the record while this one waited; nobody knows the
-                # session of a task yet.
+                # Another turn may have changed the record while this one waited, unless the session
+                # was made a moment ago for a task.
                 if not (new and request.chosen_id):
                     session = await calls(partial(self.store.get, session.id))
                 plan = (

@@ -68,8 +68,8 @@ class RedisStore(Closing):
         self._closed = False
         self._lease = lease
         self._turns: dict[str, LeaseLock] = {}  # turns of this process, whose writes are checked
-        # By session: the record and its version after the last write of such a turn. Whoever else
-        # writes meanwhile makes it stale, which the server notices.
+        # By session: the record and its version after the last write of such a turn. If another
+        # process has written since, the server refuses a write that is based on it.
         self._written: dict[str, tuple[bytes, str]] = {}
 
     def close(self) -> None:

@@ -45,7 +45,7 @@ class Placing:
         root, area = self.root, self.area
         path, old, new = root / step.path, area / "old" / str(number), area / "new" / step.path
         if step.before is not None:
-            _link(path, old)
+            _link_or_move(path, old)
             if Stat.of(old) != step.before:
                 raise changed_error(root, step.path)
             if step.after is None:
@@ -60,7 +60,9 @@ class Placing:
         else:
             _make_parents(root, step.path)
             if step.before is None:
-                _move_to_free_place(new, path)
+                # There may be a file by now.
+                if _link_or_move(new, path):
+                    new.unlink()
             else:
                 os.replace(new, path)
 
@@ -137,23 +139,14 @@ def _move_away(path: Path, to: Path) -> None:
     os.replace(path, to)
 
 
-def _link(path: Path, old: Path) -> None:
-    """Keep the file under a second name."""
+def _link_or_move(path: Path, to: Path) -> bool:
+    """Give the file a second name, or only that one where there are no links; whether it has both.
+    Raises `FileExistsError` for a second name that is taken."""
     try:
-        os.link(path, old, follow_symlinks=False)
+        os.link(path, to, follow_symlinks=False)
     except OSError as error:
         if error.errno not in HARD_LINKS:
             raise
-        os.rename(path, old)
-
-
-def _move_to_free_place(new: Path, path: Path) -> None:
-    """Raises `FileExistsError` if there is a file by now."""
-    try:
-        os.link(new, path, follow_symlinks=False)
-    except OSError as error:
-        if error.errno not in HARD_LINKS:
-            raise
-        os.rename(new, path)
-    else:
-        new.unlink()
+        os.rename(path, to)
+        return False
+    return True
