@@ -66,8 +66,8 @@ wait_for ': done' one.log
 run workers
 
 echo
-echo "Kill the first worker. A few seconds later, the tasks that it was running are lost. They say"
-echo "'idempotent: true', so they are run again, on the second worker:"
+echo "Kill the first worker. A few seconds later, the tasks that it was running are"
+echo "lost. They say 'idempotent: true', so the second worker runs them again:"
 printf '$ kill -KILL %s\n' "$one"
 kill -KILL "$one"
 one=
