@@ -19,7 +19,7 @@ import yaml
 from clinvk.errors import ConfigError, UsageError
 from clinvk.model.session import Message, Session
 from clinvk.plans import formats, parse
-from clinvk.plans.parse import Defaults
+from clinvk.plans.taskfile.defaults import Defaults
 from clinvk.sessions import export
 from clinvk.store import open_store
 from tests.conftest import END, READ, START, CommandLine, Home, is_alive, pid_in, wait_for

@@ -24,7 +24,7 @@ from clinvk.model.usage import Usage
 from clinvk.plans import parse
 from clinvk.plans.loops.condition import ConditionError, check_condition, holds
 from clinvk.plans.loops.findings import FINDINGS, count_findings, describe_findings
-from clinvk.plans.parse import Defaults
+from clinvk.plans.taskfile.defaults import Defaults
 from clinvk.reports.github import workflow_commands
 from clinvk.runs.folder import RunStore
 from clinvk.testing import FakeBackend, FakeExecutor, Reply, fake_backend

@@ -35,7 +35,7 @@ from clinvk.model.plan import Halt, Plan, Task, with_keys
 from clinvk.model.progress import Change
 from clinvk.model.result import Failure
 from clinvk.plans import halt, parse, preflight
-from clinvk.plans.parse import Defaults
+from clinvk.plans.taskfile.defaults import Defaults
 from clinvk.runs.folder import RunFolder, RunStore
 from tests.conftest import (
     END,

@@ -24,8 +24,8 @@ from clinvk.model.result import Failure, Result
 from clinvk.model.session_ref import NewSession
 from clinvk.model.usage import Usage
 from clinvk.plans import parse
-from clinvk.plans.parse import Defaults
 from clinvk.plans.preflight import Preflight
+from clinvk.plans.taskfile.defaults import Defaults
 from clinvk.process import wall_clock
 from clinvk.process.wall_clock import Clock
 from clinvk.testing import FakeExecutor, Reply

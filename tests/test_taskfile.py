@@ -16,8 +16,8 @@ from clinvk.dispatch.dispatcher import Dispatcher
 from clinvk.errors import ConfigError
 from clinvk.model.plan import Budget, Halt, Limits, Plan
 from clinvk.plans import formats, parse, preflight
-from clinvk.plans.parse import Defaults
 from clinvk.plans.schema import TaskDefaults
+from clinvk.plans.taskfile.defaults import Defaults
 from clinvk.text import template
 from tests.conftest import CommandLine, Home
 from tests.stores import keep

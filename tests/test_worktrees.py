@@ -20,8 +20,9 @@ import pytest
 import clinvk as api
 from clinvk.errors import ConfigError, UsageError
 from clinvk.model.plan import Worktree
-from clinvk.plans.parse import Defaults, parse_plan
+from clinvk.plans.parse import parse_plan
 from clinvk.plans.schema import TaskDefaults
+from clinvk.plans.taskfile.defaults import Defaults
 from clinvk.process.leftovers import find_working_in
 from clinvk.runs.folder import RunStore
 from tests.conftest import END, START, CommandLine, Home, wait_for

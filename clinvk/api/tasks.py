@@ -35,6 +35,8 @@ from clinvk.model.plan import Kind, Plan
 from clinvk.plans import comparison, formats, halt, parse, schema
 from clinvk.plans.comparison import Verdict
 from clinvk.plans.ranking import rank
+from clinvk.plans.taskfile.defaults import Defaults
+from clinvk.plans.taskfile.worktree import worktree_of
 from clinvk.process.threads import in_thread
 
 if TYPE_CHECKING:
@@ -258,7 +260,7 @@ def plan_of(tasks: Tasks, kind: Kind, dispatcher: Dispatcher, rules: Mapping[str
     of_tasks = {k: v for k, v in rules.items() if k in schema.TaskEntry.__struct_fields__}
     of_plan = {k: v for k, v in rules.items() if k not in of_tasks}
     # `retries` and `stall_timeout` are keys of both: those of the plan apply to all tasks.
-    defaults = parse.Defaults(
+    defaults = Defaults(
         max_parallel=parallel.max_workers,
         max_parallel_per_backend=parallel.max_parallel_per_backend,
         fail_fast=parallel.fail_fast,
@@ -291,16 +293,16 @@ def plan_of_comparison(
         prompt, list(backends), judge=judge, options=options,
         judge_options=comparison.judge_options(judge, options, dispatcher.selector),
         cwd=EMPTY if cwd == EMPTY else os.path.realpath(cwd) if cwd is not None else None,
-        timeout=timeout, tags=tuple(tags), labels=tuple(labels), worktree=parse.worktree_of(worktree),
+        timeout=timeout, tags=tuple(tags), labels=tuple(labels), worktree=worktree_of(worktree),
         rules=parse.parse_rules(_to_file_data(rules), "compare", defaults),
         example='backends=["claude", "codex"]; without any AI CLI: backends=["echo:a", "echo:b"]',
     )  # fmt: skip
 
 
-def _parallel_defaults(dispatcher: Dispatcher, *, sequential: bool) -> parse.Defaults:
+def _parallel_defaults(dispatcher: Dispatcher, *, sequential: bool) -> Defaults:
     """How many backends may be asked at a time."""
     parallel = dispatcher.config.config.parallel
-    return parse.Defaults(
+    return Defaults(
         max_parallel=1 if sequential else parallel.max_workers,
         max_parallel_per_backend=parallel.max_parallel_per_backend,
         limits=halt.configured_limits(dispatcher.config.config.unified_flags, switches=False),

@@ -237,7 +237,7 @@ def _build_plan(
 ) -> Plan:
     # Only once the flags are valid.
     from clinvk.plans import comparison
-    from clinvk.plans.parse import worktree_of
+    from clinvk.plans.taskfile.worktree import worktree_of
 
     options = opt.read_options(options)
     return comparison.build_plan(

@@ -17,7 +17,7 @@ from clinvk.model.outcome import Outcome
 from clinvk.model.plan import Limits, Plan, Rules, Task, Worktree, with_keys
 from clinvk.model.request import Request
 from clinvk.model.result import EXIT_CODES, Result
-from clinvk.plans.parse import worktree_of
+from clinvk.plans.taskfile.worktree import worktree_of
 from clinvk.text.headline import headline
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from clinvk.cmd.options.turn import TurnOptions
     from clinvk.config.schema import Loaded
     from clinvk.model.plan import Kind, Plan
-    from clinvk.plans.parse import Defaults
+    from clinvk.plans.taskfile.defaults import Defaults
     from clinvk.reports import RequestedReport
 
 
@@ -205,8 +205,8 @@ def build_defaults(loaded: Loaded, options: TurnOptions, **keys: Any) -> Default
     `UsageError`."""
     # Only commands that read a task file need it.
     from clinvk.plans.halt import configured_limits
-    from clinvk.plans.parse import Defaults
     from clinvk.plans.schema import TaskDefaults
+    from clinvk.plans.taskfile.defaults import Defaults
 
     task = {key: value for key, value in {**options, **keys}.items() if value is not None}
     for key in ("timeout", "stall_timeout"):
@@ -268,7 +268,7 @@ def override_rules(plan: Plan, flags: RuleFlags) -> Plan:
     # Only commands that read a task file need it.
     from clinvk.model.plan import Halt
     from clinvk.plans import halt as halting
-    from clinvk.plans.parse import absolute_path
+    from clinvk.plans.taskfile.values import absolute_path
 
     rules = plan.rules
     if flags.fail_fast is not None:

@@ -329,7 +329,7 @@ def wanted_worktree(flags: PromptFlags) -> Worktree | None:
     if not (flags.worktree or flags.base or flags.dirty or flags.setup):
         return None
     # Only in a worktree.
-    from clinvk.plans.parse import worktree_of
+    from clinvk.plans.taskfile.worktree import worktree_of
 
     keys = worktree_keys(
         worktree=flags.worktree, base=flags.base, dirty=flags.dirty, setup=flags.setup

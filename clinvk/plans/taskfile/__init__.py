@@ -1,0 +1,1 @@
+"""The parts of a task file, each read on its own."""
