@@ -2,6 +2,7 @@
 clone of the repository."""
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -173,6 +174,25 @@ def test_the_results_of_a_detached_run_are_applied_in_any_clone(
     not_here = desks.runs(tmp_path, "diff", run, **elsewhere)
     assert not_here.returncode == 4
     assert f"git clone file://{desks.remote}" in not_here.stderr
+
+
+def test_the_commands_that_messages_name_find_the_run(desks: Desks, repo: Path):
+    """They say `--cluster URL` if they have to."""
+    run = desks.submit(repo, "parallel", {"tasks": ["true"]})
+    configured = {"CLINVK_CLUSTER_URL": desks.url}
+    words = [
+        ["show", run, "nope"], ["show", run, "--events"], ["show", "nope"],
+        ["diff", run, "nope"], ["diff", run, "1"], ["apply", run, "nope"],
+        ["drop", run, "1", "--yes"], ["delete", run, "--yes"], ["list", "--state", "done"],
+        ["cancel", run], ["cancel", run], ["retry", run, "nope"],
+    ]  # fmt: skip
+    for command in words:
+        for flags, env in ((), configured), (("--cluster", desks.url), {}):
+            done = desks.clinvk("runs", *command, *flags, cwd=repo, env=env, timeout=SECONDS)
+            named = re.findall(r"clinvk runs [^;\n]*", done.stderr)
+            if command != ["cancel", run] or "has ended" in done.stderr:
+                assert named, (command, done)
+            assert all(("--cluster URL" in name) == bool(flags) for name in named), (command, done)
 
 
 def test_what_was_dropped_is_gone_from_the_remote(desks: Desks, repo: Path, tmp_path: Path):

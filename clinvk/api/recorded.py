@@ -48,10 +48,11 @@ def all_recorded(home: Path, cluster: str | None, *, insecure: bool = False) -> 
         return
     # Only with a cluster.
     from clinvk.cluster.log.joined import JoinedRuns
+    from clinvk.cluster.log.lease import WHERE
 
     there, close = open_runs(home, cluster, insecure=insecure)
     try:
-        yield JoinedRuns([there], [here])
+        yield JoinedRuns([there], [here], where=WHERE)
     finally:
         close()
 

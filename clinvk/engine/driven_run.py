@@ -351,6 +351,7 @@ class DrivenRun:
             id=self.folder.id if self.folder else None, kind=self.plan.kind, state=state, results=tuple(self.outcomes),
             seconds=time.monotonic() - clock, why=scheduler.end_reason, source=self.plan.source,
             started_at=began, ended_at=datetime.now(UTC),
+            where=self.folder.where if self.folder else "",
         )  # fmt: skip
         if journal:
             journal.record_not_started(self.outcomes[i] for i in scheduler.not_started)

@@ -125,7 +125,9 @@ class RequestBuilder:
         hint = "add more text to the prompt"
         if self.run_id:
             keys = dict.fromkeys(self.plan.tasks[n].key for n in (*task.known.values(), i))
-            hint += f"; or run all of these again: clinvk runs retry {self.run_id} {' '.join(keys)}"
+            where = self.folder.where if self.folder else ""
+            again = f"clinvk runs retry {self.run_id} {' '.join(keys)}{where}"
+            hint += f"; or run all of these again: {again}"
         raise UsageError(f"the prompt is empty, since {named} is empty", hint)
 
     def check_answer(self, i: int, result: Result) -> Result:

@@ -41,13 +41,13 @@ def select_to_resume(
 
 
 def select_to_retry(
-    plan: Plan, names: str | Iterable[str] = (), *, failed: bool = False, run_id: str = "ID"
+    plan: Plan, names: str | Iterable[str] = (), *, failed: bool = False, run: str = "ID"
 ) -> SelectTasks:
     """The tasks of these names (or keys, or numbers), however they ended; those that failed, with
     `failed` or if no task is named; and those that were skipped because of them. Raises
     `UsageError` for an unknown task."""
     named = [names] if isinstance(names, str) else list(names)
-    return failed_or_named(plan, named, failed=failed or not named, run_id=run_id)
+    return failed_or_named(plan, named, failed=failed or not named, run=run)
 
 
 def unfinished(plan: Plan, *, rerun_indeterminate: bool = False) -> SelectTasks:
@@ -74,7 +74,7 @@ def unfinished(plan: Plan, *, rerun_indeterminate: bool = False) -> SelectTasks:
 
 
 def failed_or_named(
-    plan: Plan, names: Iterable[str] = (), *, failed: bool = True, run_id: str = "ID"
+    plan: Plan, names: Iterable[str] = (), *, failed: bool = True, run: str = "ID"
 ) -> SelectTasks:
     """For `ResumedRun`: with `failed`, the failed tasks and those skipped because of them; and the
     tasks of these names, however they ended. Raises `UsageError` for an unknown task."""
@@ -82,7 +82,7 @@ def failed_or_named(
     for name in names:
         if not (found := plan.find_tasks(name)):
             raise UsageError(
-                f"the run has no task {name!r}", f"see its tasks: clinvk runs show {run_id}"
+                f"the run has no task {name!r}", f"see its tasks: clinvk runs show {run}"
             )
         for i in found:
             named.update((i, *plan.tasks[i].candidates))

@@ -127,6 +127,7 @@ class RunResult(Struct, frozen=True, kw_only=True):
     # as `output` is.
     scores: Mapping[int, float] = {}
     lowest_wins: bool = False
+    where: str = ""  # the flags with which a command finds the run, to be shown
 
     @property
     def ok(self) -> bool:

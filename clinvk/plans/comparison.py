@@ -263,7 +263,7 @@ def find_verdict(result: RunResult) -> Verdict | None:
         again = " ".join(o.name for o in judged)
         summary = (
             "no verdict: an answer has been replaced since; ask again with: "
-            f"clinvk runs retry {result.id} {again}"
+            f"clinvk runs retry {result.id} {again}{result.where}"
         )
         return Verdict(judge=judge, summary=summary)
     rounds = tuple(_parse_round(o, result) for o in judged)

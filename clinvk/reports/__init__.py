@@ -96,7 +96,7 @@ def _render_later_hint(result: RunResult) -> str:
     """A hint for a report that could not be written: the run itself is complete."""
     if result.id is None:
         return "choose another file"
-    return f"the run itself is complete; see: clinvk runs show {result.id}"
+    return f"the run itself is complete; see: clinvk runs show {result.id}{result.where}"
 
 
 # Writers are imported on demand: one needs xml, another jinja and pygments.

@@ -49,7 +49,7 @@ def workflow_commands(result: RunResult) -> Iterable[str]:
 def _more_note(left: list[Outcome], result: RunResult) -> str:
     counts = {state: sum(o.state == state for o in left) for state in LEVELS}
     said = ", ".join(f"{n:,} {state}" for state, n in counts.items() if n)
-    where = f"; see them all: clinvk runs show {result.id}" if result.id else ""
+    where = f"; see them all: clinvk runs show {result.id}{result.where}" if result.id else ""
     return f"not listed here: {said}{where}"
 
 

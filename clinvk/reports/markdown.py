@@ -170,7 +170,7 @@ def _truncate_answer(outcome: Outcome, text: str, most: int, result: RunResult) 
     cut."""
 
     def block(shown: str) -> str:
-        whole = f" Full answer: `clinvk runs show {result.id}`" if result.id else ""
+        whole = f" Full answer: `clinvk runs show {result.id}{result.where}`" if result.id else ""
         note = f"*Cut here: the first {len(shown):,} of {len(text):,} characters.{whole}*"
         return _answer(outcome, shown, f"\n{note}\n")
 

@@ -115,7 +115,7 @@ def _check_unfinished(folder: RunLog) -> None:
         raise UsageError(
             f"run {folder.id} has ended already: {about['state']} "
             f"({format_counts(about['counts'])})",
-            f"see it with: clinvk runs show {folder.id}",
+            f"see it with: clinvk runs show {folder.id}{folder.where}",
         )
 
 
@@ -158,6 +158,6 @@ async def _stop_driver(folder: RunLog, facts: dict[str, Any], *, now: bool) -> N
         if time.monotonic() > deadline:
             raise SessionError(
                 f"run {folder.id} has not stopped within {CANCEL_TIMEOUT:g} s",
-                f"stop it immediately: clinvk runs cancel {folder.id} --now",
+                f"stop it immediately: clinvk runs cancel {folder.id} --now{folder.where}",
             )
         await anyio.sleep(POLL_INTERVAL)

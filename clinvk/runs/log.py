@@ -101,6 +101,7 @@ class RunLog(Protocol):
 
     id: str
     alive_interval: float  # seconds between calls of `note_alive`
+    where: str = ""  # the flags with which a command finds the run, to be shown
 
     @property
     def home(self) -> Path:
@@ -241,7 +242,7 @@ class RunLog(Protocol):
     def _damaged(self, what: str, why: Any) -> SessionError:
         return SessionError(
             f"run {self.id} is damaged: {self.place_of(what)}: {why}",
-            f"delete it with: clinvk runs delete {self.id}",
+            f"delete it with: clinvk runs delete {self.id}{self.where}",
         )
 
     def result(
@@ -260,7 +261,8 @@ class RunLog(Protocol):
         running = not is_driver and self.is_driven()
         lines = self.read_journal(trusted=trusted)
         try:
-            return self._with_last_sign(replay(plan, lines, self.id, running=running)), lines
+            result = replay(plan, lines, self.id, running=running)
+            return self._with_last_sign(replace(result, where=self.where)), lines
         except DAMAGE as error:
             raise self.damaged_journal(error) from error
 

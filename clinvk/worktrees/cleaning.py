@@ -49,11 +49,12 @@ def release_run(folder: RunLog, env: Mapping[str, str], *, dry_run: bool = False
     with _locked(folder):
         is_here = isinstance(folder, RunFolder)
         if untaken := list(_untaken(folder, plan, env) if is_here else _recorded(folder, plan)):
+            run = f"{folder.id}{folder.where}"
             raise SessionError(
                 f"run {folder.id} has results that were neither applied nor dropped: "
                 f"{', '.join(untaken)}",
-                f"see them: clinvk runs diff {folder.id}; apply them: clinvk runs apply "
-                f"{folder.id}; or drop them: clinvk runs drop {folder.id}",
+                f"see them: clinvk runs diff {run}; apply them: clinvk runs apply {run}; "
+                f"or drop them: clinvk runs drop {run}",
             )
         if dry_run:
             return
@@ -189,7 +190,7 @@ def _locked(folder: RunLog) -> Iterator[None]:
         lock.abandon()
         raise SessionError(
             f"run {folder.id} was interrupted, and may have left something running",
-            f"stop that first: clinvk runs cancel {folder.id}",
+            f"stop that first: clinvk runs cancel {folder.id}{folder.where}",
         )
     try:
         yield

@@ -5,7 +5,6 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterator, Sequence
 
-from clinvk.cluster.log.runs import WHERE
 from clinvk.model.plan import Plan
 from clinvk.runs.log import RunLog, RunNotFound, Runs, find_id
 
@@ -21,14 +20,15 @@ class JoinedRuns(Runs):
         unlisted: Sequence[Runs] = (),
         *,
         is_own: Callable[[RunLog], bool] = lambda _: True,
+        where: str = "",
     ) -> None:
         """A run in the places `unlisted` is found by its id; as the last one only if there are no
-        others. One that is not one's own is found by its id only, too."""
+        others. One that is not one's own is found by its id only, too. `where` are the flags with which
+        a command finds these runs."""
         self._places = places
         self._unlisted = unlisted
         self._is_own = is_own
-        # With no such places, commands find the cluster without a flag.
-        self._where = WHERE if unlisted else ""
+        self._where = where
 
     def create(self, plan: Plan) -> RunLog:
         return self._places[0].create(plan)
@@ -42,7 +42,7 @@ class JoinedRuns(Runs):
             if own is None:
                 raise RunNotFound(
                     "there are no runs of this machine yet; those of the cluster are of others",
-                    "name one of them; see them all: clinvk runs list",
+                    f"name one of them; see them all: clinvk runs list{self._where}",
                 )
             return own
         places = [*self._places, *self._unlisted]

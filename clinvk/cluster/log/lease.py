@@ -17,6 +17,7 @@ from clinvk.runs.log import RunNotFound
 
 LEASE = 15.0  # seconds
 RENEWAL_INTERVAL = 0.25  # seconds; it is also how soon a driver knows that it is to stop
+WHERE = " --cluster URL"  # what a command needs, unless the address is configured
 AT_ONCE = 2  # how often a driver is asked to stop that is to do so at once
 
 
@@ -33,8 +34,11 @@ class RunLease(Closing):
         run: str,
         seconds: float = LEASE,
         on_lost: Callable[[], None] = lambda: None,
+        where: str = WHERE,
     ) -> None:
-        """`on_lost` is called, in any thread, once another process drives the run. Raises `SessionError` if another process has it, `RunNotFound` if the run was deleted."""
+        """`on_lost` is called, in any thread, once another process drives the run; `where` are the flags
+        with which a command finds it. Raises `SessionError` if another process has it, `RunNotFound` if
+        the run was deleted."""
         keys = server.keys
         self.location = f"the key {keys.driver(run)} of the redis at {server.place}"
         self.token = os.urandom(16).hex()
@@ -42,19 +46,20 @@ class RunLease(Closing):
         self._on_lost = on_lost
         self._server = server
         self._run = run
+        self._where = where
         self._keys = [keys.run_log(run), keys.driver(run), keys.due()]
         self._seconds = seconds
         self._ended = threading.Event()
         answer = server.run(scripts.LOCK, self._keys, [self.token, self._lasts, run])
         if answer == "gone":
             raise RunNotFound(
-                f"run {run} has been deleted", "see them all: clinvk runs list --cluster URL"
+                f"run {run} has been deleted", f"see them all: clinvk runs list{where}"
             )
         if answer != "locked":
             raise SessionError(
                 f"run {run} is running",
-                f"see it with: clinvk runs watch {run} --cluster URL; cancel it with: "
-                f"clinvk runs cancel {run} --cluster URL",
+                f"see it with: clinvk runs watch {run}{where}; cancel it with: "
+                f"clinvk runs cancel {run}{where}",
             )
         self._thread = threading.Thread(target=self._renew, name=f"lease of {run}", daemon=True)
         self._thread.start()
@@ -86,7 +91,7 @@ class RunLease(Closing):
             self._on_lost()
             raise SessionError(
                 f"run {self._run} is driven by another process now, or was deleted",
-                f"see it with: clinvk runs watch {self._run} --cluster URL",
+                f"see it with: clinvk runs watch {self._run}{self._where}",
             )
 
     def _renew(self) -> None:

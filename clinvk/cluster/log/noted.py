@@ -31,6 +31,7 @@ class NotedRun(RunFolder):
         """`plan` is that of the run, with the repositories of this machine."""
         super().__init__(run.taken.path)
         self.run = run
+        self.where = run.where
         self._plan = plan
 
     @property
@@ -70,8 +71,8 @@ class NotedRun(RunFolder):
         if self.run.awaits_driver(has_begun=True):
             raise SessionError(
                 f"run {self.id} is running",
-                f"see it with: clinvk runs watch {self.id} --cluster URL; cancel it with: "
-                f"clinvk runs cancel {self.id} --cluster URL",
+                f"see it with: clinvk runs watch {self.id}{self.where}; cancel it with: "
+                f"clinvk runs cancel {self.id}{self.where}",
             )
         return self.run.lock()
 

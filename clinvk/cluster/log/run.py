@@ -24,7 +24,7 @@ from msgspec.structs import replace
 from clinvk.cluster.keys import AttemptId
 from clinvk.cluster.ledger.ledger import Ledger
 from clinvk.cluster.log import scripts
-from clinvk.cluster.log.lease import LEASE, RunLease
+from clinvk.cluster.log.lease import LEASE, WHERE, RunLease
 from clinvk.cluster.log.reader import StreamReader
 from clinvk.cluster.log.server import Id, LogServer, format_id, parse_id
 from clinvk.cluster.log.sinks import StreamEvents, StreamJournal
@@ -46,9 +46,12 @@ class RedisRun(RunLog):
 
     alive_interval = 0.25
 
-    def __init__(self, server: LogServer, run: str, home: Path, *, seconds: float = LEASE) -> None:
+    def __init__(
+        self, server: LogServer, run: str, home: Path, *, seconds: float = LEASE, where: str = WHERE
+    ) -> None:
         """A process that has died drives the run for so many `seconds` more."""
         self.id = run
+        self.where = where
         self.server = server
         self._home = home
         self._seconds = seconds
@@ -288,7 +291,7 @@ class RedisRun(RunLog):
         return not self.is_driven()
 
     def lock(self) -> RunLease:
-        self._lease = RunLease(self.server, self.id, self._seconds, self.on_lost)
+        self._lease = RunLease(self.server, self.id, self._seconds, self.on_lost, self.where)
         with self.server.errors():
             self.server.client.hdel(self._log, "problem")
         return self._lease
@@ -320,8 +323,8 @@ class RedisRun(RunLog):
         if self.awaits_driver(has_begun=True):
             raise SessionError(
                 f"run {self.id} is running",
-                f"see it with: clinvk runs watch {self.id} --cluster URL; cancel it with: "
-                f"clinvk runs cancel {self.id} --cluster URL",
+                f"see it with: clinvk runs watch {self.id}{self.where}; cancel it with: "
+                f"clinvk runs cancel {self.id}{self.where}",
             )
         with self.lock():
             self.delete_locked()
@@ -354,7 +357,7 @@ class RedisRun(RunLog):
 
     def _deleted(self) -> RunNotFound:
         return RunNotFound(
-            f"run {self.id} has been deleted", "see them all: clinvk runs list --cluster URL"
+            f"run {self.id} has been deleted", f"see them all: clinvk runs list{self.where}"
         )
 
 

@@ -10,7 +10,7 @@ from typing import Any, cast
 from clinvk.cluster.address import Address, parse
 from clinvk.cluster.keys import RUN_ID
 from clinvk.cluster.log import scripts
-from clinvk.cluster.log.lease import LEASE
+from clinvk.cluster.log.lease import LEASE, WHERE
 from clinvk.cluster.log.run import RedisRun, about_data, plan_data
 from clinvk.cluster.log.server import LogServer, open_server
 from clinvk.cluster.log.submitted import remember
@@ -22,22 +22,28 @@ from clinvk.runs.log import RunNotFound, Runs, find_id
 ID_BYTES = 4
 MAX_PLAN = 64 * 1024 * 1024  # bytes
 FIRST_DRIVER = 10.0  # seconds in which a worker is expected to take a run that was submitted
-WHERE = " --cluster URL"
 
 
 class RedisRuns(Closing, Runs):
     """The runs of a cluster. Closes its server."""
 
     def __init__(
-        self, server: LogServer, home: Path, *, seconds: float = LEASE, detached: bool = False
+        self,
+        server: LogServer,
+        home: Path,
+        *,
+        seconds: float = LEASE,
+        detached: bool = False,
+        where: str = WHERE,
     ) -> None:
         """`home` is that of this clinvk. A run that is created here is driven by a worker if it is
         `detached`, and otherwise by this process. A process that has died drives a run for so many
-        `seconds` more."""
+        `seconds` more. `where` are the flags with which a command finds these runs."""
         self.server = server
         self.home = home
         self.seconds = seconds
         self.detached = detached
+        self.where = where
 
     def close(self) -> None:
         self.server.close()
@@ -77,7 +83,7 @@ class RedisRuns(Closing, Runs):
     def find(self, text: str) -> RedisRun:
         ids = self.ids()
         try:
-            return self.at(find_id(text, ids, lambda: ids[0], WHERE))
+            return self.at(find_id(text, ids, lambda: ids[0], self.where))
         except RunNotFound as error:
             raise self.why_missing(text) or error from error
 
@@ -110,8 +116,10 @@ class RedisRuns(Closing, Runs):
         """The run with this id, whether it exists or not. Raises `RunNotFound` for one that no run can
         have."""
         if not RUN_ID.fullmatch(run_id):
-            raise RunNotFound(f"invalid id of a run: {run_id[:100]!r}", "see clinvk runs list")
-        return RedisRun(self.server, run_id, self.home, seconds=self.seconds)
+            raise RunNotFound(
+                f"invalid id of a run: {run_id[:100]!r}", f"see clinvk runs list{self.where}"
+            )
+        return RedisRun(self.server, run_id, self.home, seconds=self.seconds, where=self.where)
 
 
 def valid_ids(found: Iterable[bytes]) -> list[str]:
@@ -127,11 +135,12 @@ def open_runs(
     insecure: bool = False,
     detached: bool = False,
     seconds: float = LEASE,
+    where: str = WHERE,
 ) -> RedisRuns:
     """The runs of the cluster with this address. Raises `ConfigError`, and `SessionError` if its
     server does not answer."""
     address = parse(url, insecure=insecure)
-    return open_runs_at(address, home, ca=ca, detached=detached, seconds=seconds)
+    return open_runs_at(address, home, ca=ca, detached=detached, seconds=seconds, where=where)
 
 
 def open_runs_at(
@@ -141,6 +150,9 @@ def open_runs_at(
     ca: Path | None = None,
     detached: bool = False,
     seconds: float = LEASE,
+    where: str = WHERE,
 ) -> RedisRuns:
     """The same, of an address that was checked."""
-    return RedisRuns(open_server(address, ca=ca), home, detached=detached, seconds=seconds)
+    return RedisRuns(
+        open_server(address, ca=ca), home, detached=detached, seconds=seconds, where=where
+    )

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from clinvk.cmd.app import new_app
-from clinvk.cmd.drive.cluster import FLAG, ClusterAddress, Insecure, find_address
+from clinvk.cmd.drive.cluster import ClusterAddress, Insecure, find_address, flags_of
 from clinvk.cmd.options import request as opt
 from clinvk.config.extras import require_extra
 from clinvk.terminal import printer
@@ -33,7 +33,8 @@ def workers(
 
     A worker is gone if it has not been heard of for ten seconds; it is listed for a day. Exits with 1
     if no worker is connected."""
-    address = find_address(cluster, opt.load_config(config), insecure=insecure)
+    loaded = opt.load_config(config)
+    address = find_address(cluster, loaded, insecure=insecure)
     with require_extra("cluster", "a cluster"):
         # Slow, and an extra.
         import redis
@@ -55,7 +56,7 @@ def workers(
     if as_json:
         printer.print_json({"version": VERSION, "workers": [state.to_json() for state in found]})
     else:
-        _print_table(found, address.name, FLAG if cluster else "")
+        _print_table(found, address.name, flags_of(cluster, loaded, insecure=insecure))
     return 0 if any(state.state != "gone" for state in found) else 1
 
 

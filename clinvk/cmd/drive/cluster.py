@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from clinvk.runs.log import RunLog
 
 URL_VARIABLE = "CLINVK_CLUSTER_URL"
-FLAG = " --cluster URL"
+FLAG, INSECURE = " --cluster URL", " --insecure"
 HERE = "none"  # in place of an address: on this machine, whatever the configuration says
 MAX_PARALLEL = (
     100  # tasks that are sent to a cluster at a time, unless something else was asked for
@@ -138,20 +138,33 @@ def flags_for_cluster(run: RunLog | None, plan: Plan) -> str | None:
     machine. A password is not recorded, so it has to be passed again."""
     if run is None or plan.cluster is None:
         return None
+    if is_recorded_there(run):
+        return run.where
     known = None
     with suppress(ClinvkError):  # a broken one that this command does not use
         known = cluster_url(None, loading.load(os.environ))
-    if is_recorded_there(run):
-        return FLAG if known is None else ""
-    needs_password = "…" in plan.cluster
-    return FLAG if needs_password and _recorded_address(known or "") != plan.cluster else ""
+    if "…" in plan.cluster:
+        return FLAG if _recorded_address(known or "") != plan.cluster else ""
+    return INSECURE if _needs_consent(plan.cluster) else ""
 
 
-def flags_to_find(run: RunLog | None, plan: Plan) -> str:
-    """What a command needs to find the run again, to be shown."""
-    if run is None or plan.cluster is None or not is_recorded_there(run):
-        return ""
-    return flags_for_cluster(run, plan) or ""
+def flags_of(given: str | None, loaded: Loaded, *, insecure: bool) -> str:
+    """What a command needs to find the cluster of this command, to be shown: not what is configured."""
+    is_known = given in (None, HERE) or given == cluster_url(None, loaded)
+    flags = "" if is_known else FLAG
+    return flags + INSECURE * insecure
+
+
+def _needs_consent(url: str) -> bool:
+    """Whether the address is one that only `--insecure` allows."""
+    # Only with a cluster.
+    from clinvk.cluster.address import parse
+
+    try:
+        parse(url)
+    except ConfigError:
+        return True
+    return False
 
 
 def is_recorded_there(run: RunLog) -> bool:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clinvk.cmd.drive.cluster import find_address
+from clinvk.cmd.drive.cluster import find_address, flags_of
 from clinvk.cmd.options.holding import until_end
 from clinvk.cmd.views.run import RunView
 from clinvk.errors import UsageError
@@ -74,7 +74,8 @@ def detach_plan(
     from clinvk.cluster.log.runs import open_runs_at
 
     errors = printer.Printer.for_errors(view.color)
-    runs = until_end(open_runs_at(address, loaded.home, detached=True))
+    where = flags_of(given, loaded, insecure=insecure)
+    runs = until_end(open_runs_at(address, loaded.home, detached=True, where=where))
     run = submit(context, plan, runs, notify=errors.notice)
     made = until_end(create_app(address))
     send_run(made, run.id)
@@ -85,6 +86,7 @@ def detach_plan(
         return 0
     print(run.id)
     if not view.quiet:
-        where = " --cluster URL" if given else ""
-        errors.notice(f"a worker drives the run; watch it with: clinvk runs watch {run.id}{where}")
+        errors.notice(
+            f"a worker drives the run; watch it with: clinvk runs watch {run.id}{run.where}"
+        )
     return 0

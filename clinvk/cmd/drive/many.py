@@ -8,7 +8,7 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from clinvk.cmd.drive.cluster import flags_for_cluster, flags_to_find
+from clinvk.cmd.drive.cluster import flags_for_cluster
 from clinvk.cmd.options.json_errors import BrokenRun
 from clinvk.cmd.views import summary
 from clinvk.cmd.views.run import (
@@ -50,13 +50,14 @@ def drive_run(run: DrivenRun, view: RunView, viewer: RunViewer) -> RunResult:
             viewer.close()
     except ClinvkError as error:
         if run.folder is not None and run.scheduler is not None:  # it had started
-            _report_broken_run(run.folder, error, view)
+            _report_broken_run(run.folder, run.plan, error, view)
         raise BrokenRun(error, run.folder) from error
 
 
-def _report_broken_run(folder: RunLog, error: ClinvkError, view: RunView) -> None:
+def _report_broken_run(folder: RunLog, plan: Plan, error: ClinvkError, view: RunView) -> None:
     """How far a run came that could not continue, and how to resume it."""
-    later = f"then continue with: clinvk runs resume {folder.id}"
+    where = flags_for_cluster(folder, plan) or ""
+    later = f"then continue with: clinvk runs resume {folder.id}{where}"
     error.hint = f"{error.hint}; {later}" if error.hint else later
     if view.format == "text":
         with suppress(ClinvkError), summary.without_workflow_commands():
@@ -199,7 +200,7 @@ def print_result(
             for outcome in result.answers:
                 if new is None or outcome.index in new:
                     summary.print_answer(run.with_output(outcome))
-        summary.print_summary(result, new, where=flags_to_find(folder, plan))
+        summary.print_summary(result, new)
     summary.print_next_steps(result, view.color, checkpoint, cluster)
     if any(outcome.worktree is not None for outcome in result.results):
         # Only with worktrees.

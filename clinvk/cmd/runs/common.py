@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clinvk.cmd.drive.cluster import cluster_url
+from clinvk.cmd.drive.cluster import cluster_url, flags_of
 from clinvk.cmd.options.holding import until_end
 from clinvk.config import loading
 from clinvk.errors import ClinvkError
@@ -64,13 +64,14 @@ def open_runs(loaded: Loaded, given: str | None, *, insecure: bool) -> Runs:
     here = open_local_runs(loaded)
     if (url := cluster_url(given, loaded)) is None:
         return here
+    where = flags_of(given, loaded, insecure=insecure)
     # Only with a cluster.
     from clinvk.cluster.log.joined import JoinedRuns
     from clinvk.cluster.log.runs import open_runs as open_cluster
     from clinvk.cluster.log.submitted import is_own
 
     try:
-        there = until_end(open_cluster(url, loaded.home, insecure=insecure))
+        there = until_end(open_cluster(url, loaded.home, insecure=insecure, where=where))
     except ClinvkError as error:
         if given is not None:
             raise
@@ -79,8 +80,8 @@ def open_runs(loaded: Loaded, given: str | None, *, insecure: bool) -> Runs:
         )
         return here
     if given is None:
-        return JoinedRuns([there, here], is_own=is_own)
-    return JoinedRuns([there], [here])
+        return JoinedRuns([there, here], is_own=is_own, where=where)
+    return JoinedRuns([there], [here], where=where)
 
 
 RunsCluster = Annotated[

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clinvk.cmd.app import CommandModule
-from clinvk.cmd.drive.cluster import HERE, Insecure
+from clinvk.cmd.drive.cluster import HERE, Insecure, flags_of
 from clinvk.cmd.options import plan as plan_options
 from clinvk.cmd.options import request as opt
 from clinvk.cmd.runs.common import (
@@ -192,9 +192,10 @@ def clean(
         return
     _print_removed(removed, dry_run=dry_run)
     if kept:
+        where = flags_of(cluster, loaded, insecure=insecure)
         err.notice(
             f"kept {len(kept)} run{'s' * (len(kept) != 1)} with results that were neither applied nor dropped: "
-            f"{', '.join(kept)}; see: clinvk runs diff ID"
+            f"{', '.join(kept)}; see: clinvk runs diff ID{where}"
         )
     if gone:
         for run_id in gone if dry_run else []:

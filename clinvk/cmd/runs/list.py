@@ -11,7 +11,7 @@ import typer
 
 from clinvk.cmd.app import CommandModule
 from clinvk.cmd.drive import many
-from clinvk.cmd.drive.cluster import Insecure, flags_for_cluster, flags_to_find, why_waiting
+from clinvk.cmd.drive.cluster import Insecure, flags_for_cluster, flags_of, why_waiting
 from clinvk.cmd.options import request as opt
 from clinvk.cmd.options.completions import complete_tasks
 from clinvk.cmd.runs.common import VERSION, LastRun, RunsCluster, open_runs
@@ -63,6 +63,7 @@ def list_(
         raise UsageError(f"invalid state {state!r}", f"valid: {', '.join(STATES)}")
     loaded = opt.load_config(config)
     runs = open_runs(loaded, cluster, insecure=insecure)
+    where = flags_of(cluster, loaded, insecure=insecure)
     summaries = map(_run_summary, runs.newest_first())
     matches = (about for about in summaries if state in (None, about["state"]))
     on_screen = sys.stdout.isatty() and not (all_ or as_json)
@@ -77,10 +78,11 @@ def list_(
         show.print_json({"version": VERSION, "runs": found})
         return
     if not found and state is not None and runs.ids():
-        print(f"no runs are {state}; see all: clinvk runs list", file=sys.stderr)
+        print(f"no runs are {state}; see all: clinvk runs list{where}", file=sys.stderr)
         return
     if not found:
-        print("no runs; start one with: clinvk parallel tasks.yaml", file=sys.stderr)
+        detached = f"{where} --detach" if where else ""  # what is listed then
+        print(f"no runs; start one with: clinvk parallel tasks.yaml{detached}", file=sys.stderr)
         return
     headers = ["ID", "KIND", "STATE", "STARTED", "TOOK", "TASKS", "FROM"]
     spared = ["KIND", "TOOK", "FROM", "STARTED", "TASKS"]
@@ -91,7 +93,7 @@ def list_(
     show.print_table(headers, rows, shrinks=["FROM"], spared=spared, state="STATE")
     if limit is None and (more := sum(1 for _ in matches)):
         print(f"… and {more:,} more (--all)")
-    taken.warn_of_interrupted(cut_off)
+    taken.warn_of_interrupted(cut_off, where)
 
 
 def _run_summary(folder: RunLog) -> dict[str, Any]:
@@ -180,7 +182,8 @@ def show_(
         return
     if events:
         raise UsageError(
-            "--events is about one task", f"name it: clinvk runs show {folder.id} TASK --events"
+            "--events is about one task",
+            f"name it: clinvk runs show {folder.id} TASK --events{folder.where}",
         )
     if as_json:
         data = many.result_data(folder.with_outputs(result))
@@ -192,7 +195,7 @@ def show_(
     with summary.without_workflow_commands():
         for outcome in result.answers if answers else ():
             summary.print_answer(folder.with_output(outcome))
-        summary.print_summary(result, waiting=waiting, where=flags_to_find(folder, plan))
+        summary.print_summary(result, waiting=waiting)
     printer = show.Printer.for_errors()
     show.print_wrapped(
         f"state: {result.state}"
@@ -205,7 +208,7 @@ def show_(
         comparison.print_verdict(whole)
         comparison.print_ranking(whole)
     taken.print_taken(folder, result)
-    taken.warn_of_interrupted(taken.interrupted_applies(folder.home, [folder.id]))
+    taken.warn_of_interrupted(taken.interrupted_applies(folder.home, [folder.id]), folder.where)
     if hint := summary.next_step(result, cluster=flags_for_cluster(folder, plan)):
         printer.notice(hint)
 
@@ -214,9 +217,9 @@ def _find_task(run: RunLog, outcomes: tuple[Outcome, ...], plan: Plan, text: str
     if found := plan.find_tasks(text):
         return outcomes[found[0]]
     meant = did_you_mean(text, [o.name for o in outcomes])
-    where = flags_to_find(run, plan)
     raise UsageError(
-        f"the run has no task {text!r}{meant}", f"see its tasks: clinvk runs show {run.id}{where}"
+        f"the run has no task {text!r}{meant}",
+        f"see its tasks: clinvk runs show {run.id}{run.where}",
     )
 
 

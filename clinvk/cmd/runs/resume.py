@@ -13,7 +13,13 @@ import typer
 
 from clinvk.cmd.app import CommandModule
 from clinvk.cmd.drive import interrupted, many
-from clinvk.cmd.drive.cluster import ClusterUrl, Insecure, open_place_of_run, stopper
+from clinvk.cmd.drive.cluster import (
+    ClusterUrl,
+    Insecure,
+    flags_for_cluster,
+    open_place_of_run,
+    stopper,
+)
 from clinvk.cmd.options import plan
 from clinvk.cmd.options import request as opt
 from clinvk.cmd.options.completions import complete_tasks
@@ -131,7 +137,9 @@ def retry(
     view = many.build_view(loaded, as_json=as_json, output_format=output_format, quiet=quiet)
     reports = plan.requested_reports(junit, report, force=force)
     folder = open_runs(loaded, cluster, insecure=insecure).find(run_id)
-    select = partial(select_to_retry, names=tasks or (), failed=failed, run_id=folder.id)
+    select = partial(
+        select_to_retry, names=tasks or (), failed=failed, run=f"{folder.id}{folder.where}"
+    )
     older = partial(_report_older, loaded, "retry") if run_id == LAST and not tasks else None
     _, context = open_place_of_run(loaded, folder, cluster, insecure=insecure)
     return _resume_run(context, folder, select, view, reports, plan.RuleFlags(), older)
@@ -167,10 +175,11 @@ def _report_older(loaded: Loaded, command: str, newest: RunLog) -> None:
     for folder in islice(open_local_runs(loaded).newest_first(), MAX_SEARCHED):
         with suppress(ClinvkError):  # a damaged run cannot be resumed
             is_older = folder.id != newest.id and folder.summary()["state"] in states
-            if is_older and folder.plan().cwd == os.getcwd():
+            if is_older and (plan := folder.plan()).cwd == os.getcwd():
+                where = flags_for_cluster(folder, plan) or ""
                 printer.Printer.for_errors().notice(
                     f"something is left of an older run of this directory; {command} it with: "
-                    f"clinvk runs {command} {folder.id}"
+                    f"clinvk runs {command} {folder.id}{where}"
                 )
                 return
 

@@ -65,11 +65,9 @@ def print_summary(
     result: RunResult,
     new: set[int] | None = None,
     waiting: Mapping[int, str] | None = None,
-    where: str = "",
 ) -> None:
     """Print a table, the reasons for what did not succeed, and a line of totals. With `new`, tasks
-    that were done before are only counted. `waiting` says why tasks wait for a worker, and `where`
-    is what a command needs to find the run again."""
+    that were done before are only counted. `waiting` says why tasks wait for a worker."""
     known = [o for o in result.results if new is not None and o.ok and o.index not in new]
     if len(known) == len(result.results):
         show.print_wrapped(summary_line(result))
@@ -81,12 +79,12 @@ def print_summary(
         [HEADERS[i] for i in said], [[r[i] for i in said] for r in rows],
         right=NUMERIC_COLUMNS, shrinks=["TASK"], spared=DROPPED_FIRST, state="STATE",
     )  # fmt: skip
-    print_sessions_hint(result, left_out, where)
+    print_sessions_hint(result, left_out)
     if hidden := len(result.results) - len(shown) - len(known):
         show.print_wrapped(f"… and {hidden} more, done or not started; see all with --json")
     if known:
         show.print_wrapped(
-            f"… and {len(known)} done before; see all with: clinvk runs show {result.id}{where}"
+            f"… and {len(known)} done before; see all with: clinvk runs show {result.id}{result.where}"
         )
     _print_reasons(result, waiting or {})
     if any(outcome.decision for outcome in result.results):
@@ -98,10 +96,10 @@ def print_summary(
     show.print_wrapped(summary_line(result))
 
 
-def print_sessions_hint(result: RunResult, left_out: set[str], where: str = "") -> None:
+def print_sessions_hint(result: RunResult, left_out: set[str]) -> None:
     """How to see the session of a task, if the table had no room for it."""
     if "SESSION" in left_out and result.id:
-        show.print_wrapped(f"sessions: clinvk runs show {result.id} TASK{where}")
+        show.print_wrapped(f"sessions: clinvk runs show {result.id} TASK{result.where}")
 
 
 def _is_one_of_many(outcome: Outcome, result: RunResult) -> bool:

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clinvk.cmd.drive.cluster import flags_to_find
 from clinvk.errors import ClinvkError
 from clinvk.terminal import printer
 
@@ -28,14 +27,14 @@ def add_to_run(folder: RunLog, data: dict[str, Any]) -> dict[str, Any]:
     return data
 
 
-def warn_of_interrupted(found: Mapping[str, str]) -> None:
+def warn_of_interrupted(found: Mapping[str, str], where: str) -> None:
     """Say on stderr to which working trees results of runs, by their ids, were being applied when that
-    was killed."""
+    was killed. `where` are the flags with which a command finds them."""
     # Only after a kill.
     from clinvk.worktrees.results.taken import describe_interrupted
 
     for run, root in found.items():
-        printer.Printer.for_errors().warning(describe_interrupted(run, root))
+        printer.Printer.for_errors().warning(describe_interrupted(run, root, where))
 
 
 def interrupted_applies(home: Path, ids: Iterable[str]) -> dict[str, str]:
@@ -67,7 +66,7 @@ def print_how_to_apply(folder: RunLog, result: RunResult, color: str | None = No
     fresh = [o.index for o in changed if history.last(o.index) is None]
     if number := _count_applicable(folder, result, fresh):
         count = "1 result is" if number == 1 else f"{number} results are"
-        run = f"{folder.id}{flags_to_find(folder, folder.plan())}"
+        run = f"{folder.id}{folder.where}"
         printer.Printer.for_errors(color).notice(
             f"{count} not applied; see: clinvk runs diff {run}; then: clinvk runs apply {run}"
         )

@@ -156,7 +156,7 @@ class Decider:
         none = f"none of the {count} candidates succeeded" if count > 1 else "the candidate failed"
         hint = None
         if self.log is not None:
-            hint = f"run them all again: clinvk runs retry {self.log.id} {self.task.key}"
+            hint = f"run them all again: clinvk runs retry {self.log.id} {self.task.key}{self.log.where}"
         times = [failure.retry_at for failure in failures if failure.retry_at is not None]
         failure = Failure(kind, f"{none}: {reasons}", hint, min(times, default=None))
         return Result(

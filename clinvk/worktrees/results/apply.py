@@ -59,7 +59,7 @@ def apply(
         chosen, others = _choose(results, ask, target.git)
         if not chosen:
             return _nothing(results, ask, others)
-        _check_target(target, chosen, ask, env)
+        _check_target(target, chosen, ask, env, folder)
         try:
             applied = _apply(landing, results, chosen, others, ask, env, notify)
         finally:
@@ -88,7 +88,7 @@ def preview(
     chosen, others = _choose(results, ask, target.git)
     if not chosen:
         return _nothing(results, ask, others, is_preview=True)
-    _check_target(target, chosen, ask, env)
+    _check_target(target, chosen, ask, env, folder)
     if (target.git_dir / "clinvk" / "apply.json").exists():
         notify(f"applying results to {target.description} was interrupted; the next clinvk runs apply "
                "completes it or puts everything back")  # fmt: skip
@@ -174,7 +174,7 @@ def _why_not(result: TaskResult, ask: Ask, results: Results) -> tuple[State, str
         names = " ".join(map(shlex.quote, _with_earlier_rounds(results, result)))
         return (
             "skipped",
-            f"{problem}; to apply it anyway: clinvk runs apply {results.folder.id} {names}",
+            f"{problem}; to apply it anyway: clinvk runs apply {results.folder.id} {names}{results.folder.where}",
         )
     return None
 
@@ -204,7 +204,11 @@ def _find_target(results: Results, ask: Ask, home: Path) -> Target | None:
 
 
 def _check_target(
-    target: Target, chosen: Sequence[TaskResult], ask: Ask, env: Mapping[str, str]
+    target: Target,
+    chosen: Sequence[TaskResult],
+    ask: Ask,
+    env: Mapping[str, str],
+    folder: RunFolder,
 ) -> None:
     """Raise `ClinvkError` if nothing can be applied there."""
     if ask.how != "branch":
@@ -221,7 +225,7 @@ def _check_target(
             f"the current branch in {target.description} has no commit to begin the new one with",
             "switch to a branch with commits",
         )
-    check_objects(target.git, chosen)
+    check_objects(target.git, chosen, folder)
 
 
 def _merge(

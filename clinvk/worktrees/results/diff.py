@@ -68,15 +68,18 @@ class TaskDiff(Struct, frozen=True, kw_only=True):
 class Diffs:
     """The changes of some tasks of a run, read from the repository when they are asked for."""
 
-    def __init__(self, results: Sequence[TaskResult], places: Mapping[str, Git]) -> None:
+    def __init__(
+        self, folder: RunFolder, results: Sequence[TaskResult], places: Mapping[str, Git]
+    ) -> None:
         """`places`: git in each of their repositories."""
+        self._folder = folder
         self.results = list(results)
         self._places = places
 
     def git(self, result: TaskResult) -> Git:
         """Git in the repository of a result. Raises `SessionError` if that no longer has it."""
         git = self._places[result.worktree.repository]
-        check_objects(git, [result])
+        check_objects(git, [result], self._folder)
         return git
 
     def patch(self, result: TaskResult, *, binary: bool) -> bytes:
@@ -120,7 +123,7 @@ def read_diffs(
             git = find_repository(result.worktree, commits, here, own).git
             places[repository] = git
             results = results.latest(git)
-    return Diffs(results.select(tasks), places)
+    return Diffs(folder, results.select(tasks), places)
 
 
 def _files(names: Sequence[bytes], lines: Sequence[bytes]) -> Iterator[FileChange]:

@@ -86,7 +86,7 @@ class Drop:
             turn.abandon()
             raise SessionError(
                 f"run {self.folder.id} was interrupted, and may have left something running",
-                f"stop that first: clinvk runs cancel {self.folder.id}",
+                f"stop that first: clinvk runs cancel {self.folder.id}{self.folder.where}",
             )
         try:
             for result in self.chosen:

@@ -88,7 +88,7 @@ class Results(Struct, frozen=True, kw_only=True):
                 meant = did_you_mean(text, [task.name for task in self.plan.tasks])
                 raise UsageError(
                     f"run {self.folder.id} has no task {text!r}{meant}",
-                    f"see its tasks: clinvk runs show {self.folder.id}",
+                    f"see its tasks: clinvk runs show {self.folder.id}{self.folder.where}",
                 )
             wanted |= set(found)
         chosen = [task for task in self.tasks if task.index in wanted]
@@ -166,7 +166,7 @@ class Results(Struct, frozen=True, kw_only=True):
             some = shlex.quote(self.plan.tasks[task.candidates[0]].name)
             return (
                 f"task {task.name!r} has chosen none of its candidates: it is {state}",
-                f"name a candidate, e.g. {some}; see them: clinvk runs show {self.folder.id}",
+                f"name a candidate, e.g. {some}; see them: clinvk runs show {self.folder.id}{self.folder.where}",
             )
         if task.worktree is None:
             return (
@@ -175,7 +175,7 @@ class Results(Struct, frozen=True, kw_only=True):
             )
         return (
             f"task {task.name!r} has no result yet: it is {state}",
-            f"see it with: clinvk runs show {self.folder.id}",
+            f"see it with: clinvk runs show {self.folder.id}{self.folder.where}",
         )
 
 
@@ -210,7 +210,7 @@ def find_run_in(runs: Runs, text: str, here: Path, is_of: IsOf | None = None) ->
     place = next(iter(repositories(plan)), plan.cwd or "another directory")
     raise SessionError(
         f"{where}; the newest run of all is {folder.id}, of {place}",
-        f"to use that one, name it: {folder.id}; see them all: clinvk runs list",
+        f"to use that one, name it: {folder.id}; see them all: clinvk runs list{folder.where}",
     )
 
 
@@ -343,7 +343,7 @@ def _same(one: str | Path, two: str | Path) -> bool:
     return os.path.realpath(one) == os.path.realpath(two)
 
 
-def check_objects(git: Git, results: Sequence[TaskResult]) -> None:
+def check_objects(git: Git, results: Sequence[TaskResult], folder: RunFolder) -> None:
     """Raise `SessionError` if git no longer has a result, or what it began with."""
     for result in results:
         name, source = result.name, result.source
@@ -351,7 +351,7 @@ def check_objects(git: Git, results: Sequence[TaskResult]) -> None:
             raise SessionError(
                 f"the result of task {name!r} is gone: there is no commit {source.commit[:12]}, "
                 f"nor {result.ref}",
-                "run the task again: clinvk runs retry",
+                f"run the task again: clinvk runs retry {folder.id} {shlex.quote(name)}{folder.where}",
             )
         if git.commit_of(source.base) is None:
             raise SessionError(

@@ -146,7 +146,7 @@ def check_purpose(folder: RunFolder) -> None:
     if of is not None:
         raise UsageError(
             f"run {folder.id} has resolved a conflict of run {of}, and is not applied by itself",
-            f"apply that one: clinvk runs apply {of}",
+            f"apply that one: clinvk runs apply {of}{folder.where}",
         )
 
 
@@ -196,11 +196,12 @@ def find_interrupted(folder: Path) -> str | None:
         return None
 
 
-def describe_interrupted(run: str, root: str) -> str:
-    """A sentence about an apply that was killed, with the command that recovers."""
+def describe_interrupted(run: str, root: str, where: str = "") -> str:
+    """A sentence about an apply that was killed, with the command that recovers; `where` are the flags
+    with which it finds the run."""
     return (
         f"applying results of run {run} to {root} was interrupted; to put everything back, or complete "
-        f"it, and apply what is left: cd {shlex.quote(root)} && clinvk runs apply {run}"
+        f"it, and apply what is left: cd {shlex.quote(root)} && clinvk runs apply {run}{where}"
     )
 
 
