@@ -1,12 +1,15 @@
 """Times, suggestions and figures, worded in one place for everything that people see."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from msgspec.structs import replace
 
 from clinvk.cmd.views import summary
 from clinvk.model import figures
 from clinvk.model.outcome import MARKS, STATES, Outcome, RunResult
+from clinvk.model.plan import Plan, Task
 from clinvk.model.result import Failure
 from clinvk.text import duration
 from clinvk.text.suggest import did_you_mean, edits
@@ -72,3 +75,54 @@ def test_every_state_has_a_mark_and_the_summary_shows_it(capsys: pytest.CaptureF
     for line in ("✗ failed: why failed", "– skipped: why skipped", "– cancelled: why cancelled",
                  "… waiting: why waiting", "… queued: why queued"):  # fmt: skip
         assert line in out.splitlines()
+
+
+PLAN = Plan(
+    kind="parallel",
+    tasks=tuple(
+        Task(name=name, prompt="x", idempotent=name.startswith("again"))
+        for name in ("one", "two", "again", "again too", "left")
+    ),
+)
+
+
+def next_step(states: Mapping[str, str], *, state: str = "cancelled", ended: bool = True) -> str:
+    """What is said of a run in which some tasks were interrupted, and the others are done."""
+    outcomes = [
+        Outcome(
+            index=i, name=task.name, state=states.get(task.name, "done"), attempts=1,
+            error=Failure("not_started" if task.name == "left" else "cancelled", "why"),
+            ended_at=NOW if ended else None,
+        )
+        for i, task in enumerate(PLAN.tasks)
+    ]  # fmt: skip
+    run = replace(run_of(*outcomes), state=state)
+    return str(summary.next_step(run, PLAN, cluster=" --cluster URL"))
+
+
+def test_only_the_tasks_that_a_flag_repeats_are_counted_for_it():
+    resume = "resume with: clinvk runs resume r1 --cluster URL"
+    assert next_step({"left": "cancelled"}) == resume
+    assert next_step({"again": "indeterminate", "again too": "cancelled"}) == resume
+    add = f"{resume} (add --rerun-indeterminate to repeat the"
+    assert next_step({"left": "cancelled", "one": "cancelled"}) == f"{add} interrupted task)"
+    interrupted = {"one": "indeterminate", "two": "cancelled", "left": "cancelled"}
+    assert next_step(interrupted) == f"{add} 2 interrupted tasks)"
+    interrupted["again"] = "indeterminate"
+    assert next_step(interrupted) == f"{add} 2 interrupted tasks that are not idempotent)"
+    assert next_step({"one": "indeterminate", "again": "indeterminate"}) == (
+        f"{add} interrupted task that is not idempotent)"
+    )
+    assert next_step({"one": "indeterminate"}) == (
+        "1 task was interrupted and may have done part of its work; run it again with: "
+        "clinvk runs resume r1 --cluster URL --rerun-indeterminate"
+    )
+
+
+def test_a_task_whose_end_is_recorded_runs_no_more_on_a_worker():
+    states = {"one": "indeterminate", "again": "indeterminate", "two": "cancelled"}
+    assert next_step(states, state="interrupted", ended=False) == (
+        "2 tasks may still run on the workers; get the results, and run the rest, with: "
+        "clinvk runs resume r1 --cluster URL"
+    )
+    assert "may still run" not in next_step(states, state="interrupted")

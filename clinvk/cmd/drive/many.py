@@ -193,7 +193,7 @@ def print_result(
         from clinvk.cmd.views import comparison  # other runs have no use for it
 
         with summary.without_workflow_commands():
-            comparison.print_comparison(result, view, cluster)
+            comparison.print_comparison(result, plan, view, cluster)
         return
     with summary.without_workflow_commands():
         if view.answers and not view.quiet and not view.answers_at_once:
@@ -201,7 +201,7 @@ def print_result(
                 if new is None or outcome.index in new:
                     summary.print_answer(run.with_output(outcome))
         summary.print_summary(result, new)
-    summary.print_next_steps(result, view.color, checkpoint, cluster)
+    summary.print_next_steps(result, plan, view.color, checkpoint, cluster)
     if any(outcome.worktree is not None for outcome in result.results):
         # Only with worktrees.
         from clinvk.cmd.views import taken

@@ -209,7 +209,7 @@ def show_(
         comparison.print_ranking(whole)
     taken.print_taken(folder, result)
     taken.warn_of_interrupted(taken.interrupted_applies(folder.home, [folder.id]), folder.where)
-    if hint := summary.next_step(result, cluster=flags_for_cluster(folder, plan)):
+    if hint := summary.next_step(result, plan, cluster=flags_for_cluster(folder, plan)):
         printer.notice(hint)
 
 

@@ -17,12 +17,15 @@ from clinvk.text.width import pad
 
 if TYPE_CHECKING:
     from clinvk.model.outcome import Outcome, RunResult
+    from clinvk.model.plan import Plan
     from clinvk.plans.comparison import Round
 
 MIN_COLUMN_WIDTH = 50  # cells that a column needs to be easy to read
 
 
-def print_comparison(result: RunResult, view: run.RunView, cluster: str | None = None) -> None:
+def print_comparison(
+    result: RunResult, plan: Plan, view: run.RunView, cluster: str | None = None
+) -> None:
     """Print the comparison. `result` includes the outputs; `cluster` is as in `next_step`."""
     printer = Printer(sys.stdout, color=show.wants_color(sys.stdout, show.color.get()))
     if not view.quiet:
@@ -32,7 +35,7 @@ def print_comparison(result: RunResult, view: run.RunView, cluster: str | None =
     show.print_wrapped(summary.summary_line(result))
     print_verdict(result, quiet=view.quiet)
     print_ranking(result)
-    summary.print_next_steps(result, view.color, cluster=cluster)
+    summary.print_next_steps(result, plan, view.color, cluster=cluster)
 
 
 def print_answers(answers: Sequence[Outcome], printer: Printer) -> None:

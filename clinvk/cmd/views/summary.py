@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from clinvk.model import figures
 from clinvk.model.outcome import MARKS, Outcome, RunResult, state_label
@@ -14,6 +15,9 @@ from clinvk.terminal import printer as show
 from clinvk.terminal.printer import Printer
 from clinvk.text.sanitize import one_line
 from clinvk.text.width import truncate
+
+if TYPE_CHECKING:
+    from clinvk.model.plan import Plan
 
 HEADERS = ["TASK", "BACKEND", "STATE", "TIME", "TOKENS", "COST", "SESSION", "NODE"]
 NUMERIC_COLUMNS = ("TIME", "TOKENS", "COST")
@@ -151,7 +155,7 @@ def summary_line(result: RunResult) -> str:
 
 
 def next_step(
-    result: RunResult, checkpoint: str | None = None, cluster: str | None = None
+    result: RunResult, plan: Plan, checkpoint: str | None = None, cluster: str | None = None
 ) -> str | None:
     """How to continue, if the run has not done all of its tasks. `cluster` are the flags that name the
     cluster whose workers run them; None: they run on this machine."""
@@ -163,17 +167,20 @@ def next_step(
         resume = f"clinvk chain --resume {checkpoint}{flags}"
     states = result.counts
     limited = states.get("waiting") or result.exit_code == EXIT_CODES["limit"]
-    unsure = sum(o.state == "indeterminate" for o in result.results) + sum(
-        o.state == "cancelled" and o.error is not None and o.error.kind != "not_started"
+    cut_off = [o for o in result.results if _is_interrupted(o)]
+    running = sum(o.state == "indeterminate" and o.ended_at is None for o in cut_off)
+    if running and cluster is not None and result.state == "interrupted":
+        which = f"{running} tasks" if running > 1 else "1 task"
+        return f"{which} may still run on the workers; get the results, and run the rest, with: {resume}"
+    unsure = sum(not plan.tasks[o.index].idempotent for o in cut_off)
+    again = len(cut_off) > unsure
+    # A task that chooses between candidates is run again with them.
+    unstarted = any(
+        o.state == "cancelled" and o not in cut_off and plan.tasks[o.index].decides is None
         for o in result.results
     )
-    if unsure and cluster is not None and result.state == "interrupted":
-        which = f"{unsure} tasks" if unsure > 1 else "1 task"
-        return f"{which} may still run on the workers; get the results, and run the rest, with: {resume}"
-    if limited or (states.get("cancelled", 0) and unsure < states["cancelled"]):
-        tasks = f"the {unsure} interrupted tasks" if unsure > 1 else "the interrupted task"
-        also = f" (add --rerun-indeterminate to repeat {tasks})" if unsure else ""
-        return f"resume with: {resume}{_budget_hint(result)}{also}"
+    if limited or again or unstarted:
+        return f"resume with: {resume}{_budget_hint(result)}{_repeat_hint(unsure, again=again)}"
     if unsure:
         who, whose, them = (
             (f"{unsure} tasks were", "their", "them") if unsure > 1 else ("1 task was", "its", "it")
@@ -189,6 +196,22 @@ def next_step(
     return None
 
 
+def _is_interrupted(outcome: Outcome) -> bool:
+    """Whether how far it got is unknown."""
+    if outcome.state == "cancelled":
+        return outcome.error is not None and outcome.error.kind != "not_started"
+    return outcome.state == "indeterminate"
+
+
+def _repeat_hint(unsure: int, *, again: bool) -> str:
+    """How to repeat the interrupted tasks that are not repeated anyway; `again` if some are."""
+    if not unsure:
+        return ""
+    tasks = f"the {unsure} interrupted tasks" if unsure > 1 else "the interrupted task"
+    which = f" that {'are' if unsure > 1 else 'is'} not idempotent" if again else ""
+    return f" (add --rerun-indeterminate to repeat {tasks}{which})"
+
+
 def _budget_hint(result: RunResult) -> str:
     """What a run whose budget is spent needs to continue."""
     spent = result.why is not None and "budget is spent" in result.why
@@ -196,11 +219,15 @@ def _budget_hint(result: RunResult) -> str:
 
 
 def print_next_steps(
-    result: RunResult, color: str, checkpoint: str | None = None, cluster: str | None = None
+    result: RunResult,
+    plan: Plan,
+    color: str,
+    checkpoint: str | None = None,
+    cluster: str | None = None,
 ) -> None:
     """Why it ended early, and how to continue; on stderr."""
     printer = Printer.for_errors(color)
     if result.why and result.state != "cancelled":
         printer.error(result.why)
-    if hint := next_step(result, checkpoint, cluster):
+    if hint := next_step(result, plan, checkpoint, cluster):
         printer.notice(hint)
