@@ -234,6 +234,29 @@ def test_ctrl_c_stops_the_programs_on_the_workers(cluster: Cluster):
     assert states(done) == ["indeterminate", "done"], "the first may have done part of its work"
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_run_that_is_stopped_is_cancelled_though_a_worker_was_lost(
+    cluster: Cluster, number: signal.Signals, when: str
+):
+    """As on one machine: see test_a_stopped_run_is_cancelled_though_a_task_was_interrupted_before."""
+    worker = cluster.worker("w1", "--lease=2s", slots="fake=1")
+    path = cluster.file({"tasks": ["hold a", "hold b"]})
+    run = cluster.start("parallel", path, "--json", "--cluster", cluster.url)
+    cluster.wait_for("hold a")
+    worker.kill()
+    if when == "after":
+        show = lambda: cluster.clinvk.json("runs", "show", "--json")["indeterminate"]  # noqa: E731
+        wait_for(show, "the end of the lease", SECONDS)
+    run.send_signal(number)
+    code, out, err = ends(run, SECONDS)
+    assert (code, json.loads(out)["exit_code"]) == (7, 7), err
+    first, second = states(subprocess.CompletedProcess([], code, out, err))
+    assert first == "indeterminate" if when == "after" else first in ("indeterminate", "cancelled")
+    assert second == "cancelled"
+    assert cluster.clinvk("runs", "watch").returncode == 7
+
+
 def test_a_terminal_is_asked_about_tasks_that_were_stopped_on_workers(
     cluster: Cluster, terminal: Terminal
 ):

@@ -65,6 +65,20 @@ def test_only_an_answer_decides(
         assert desk.at(id_).journal_path.read_bytes() == before
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_is_cancelled_though_a_task_was_interrupted_before(
+    desk: Desk, number: signal.Signals
+):
+    id_ = desk.cut_off("hold a", "hold b", until="hold a")
+    driver = desk.start("runs", "resume", id_, "--json")
+    desk.wait_for("hold b")
+    driver.send_signal(number)
+    code, out, _ = ends(driver)
+    assert (code, json.loads(out)["exit_code"]) == (7, 7)
+    assert desk.states(id_) == ["indeterminate", "cancelled"]
+    assert desk.clinvk("runs", "watch", id_).returncode == 7
+
+
 def test_the_flags_and_pipes_ask_nothing(desk: Desk, terminal: Terminal):
     id_ = cancelled(desk, "hold a", "b", until="hold a")
     done = desk.clinvk("runs", "resume", id_)
