@@ -521,26 +521,46 @@ def test_a_value_that_means_nothing_is_told(clinvk: CommandLine, home: Home, tex
         ("session.storage", "redis://:…@h:1/0", "the password is hidden"),
         ("session.storage", "redis://bob:…@h:1/0", "the password is hidden"),
         ("default_backend", "nosuch", "unknown backend 'nosuch'; known: claude, cline, codex"),
+        ("cluster.url", "foo", "malformed address 'foo': it is not one of a Redis server"),
+        ("cluster.url", "redis://bob:Secret@h:99999/0", "the port is greater than 65535"),
+        ("cluster.url", "redis://h/0?nmae=x", "unknown parameter 'nmae'; did you mean 'name'?"),
+        ("cluster.url", "redis://h/0?name=a%20b", "invalid name of a cluster: 'a b'"),
+        ("cluster.url", "redis://:…@h:1/0", "the password is hidden"),
+        ("cluster.git", "ext::sh -c x", "'ext::sh -c x' is not a URL that git can use here"),
+        ("cluster.git", "https://bob:Secret@h/x.git", "contains a password"),
+        ("cluster.shared", ["projects"], "shared[0]: 'projects' is not an absolute path"),
+        ("cluster.cache_gb", -1, "-1 is too small; the minimum is 0"),
+        ("worker.allow.backends", ["clade"], "unknown backend 'clade'; did you mean 'claude'?"),
+        ("worker.allow.directories", ["x"], "directories[0]: 'x' is not an absolute path"),
+        ("worker.allow.git", [""], "git[0]: is empty"),
+        ("worker.allow.env", ["A=b"], "'A=b' is not the name of a variable"),
     ],
 )
 def test_set_and_check_refuse_what_no_command_could_use(
-    clinvk: CommandLine, home: Home, key: str, value: str, told: str
+    clinvk: CommandLine, home: Home, key: str, value: Any, told: str
 ):
-    done = clinvk("config", "set", key, value)
+    done = clinvk("config", "set", key, value if isinstance(value, str) else json.dumps(value))
     assert done.returncode == 3
     assert told in done.stderr
     assert "Secret" not in done.stderr
     assert not (home.path / "config.yaml").exists()
-    section, _, name = key.rpartition(".")
-    home.config(json.dumps({section: {name: value}} if section else {name: value}))
+    for step in reversed(key.split(".")):
+        value = {step: value}
+    home.config(json.dumps(value))
     done = clinvk("config", "check")
     assert done.returncode == 3
     assert told in done.stderr
     assert "Secret" not in done.stderr
-    assert (
-        clinvk("config", "set", key, "echo" if key == "default_backend" else "file").returncode == 0
-    )
+    good = {"default_backend": "echo", "session.storage": "file", "cluster.url": "redis://h:1/0",
+            "cluster.git": "origin", "cluster.shared": "[/srv]", "cluster.cache_gb": "0"}  # fmt: skip
+    fix = ("set", key, good[key]) if key in good else ("set", key, "[]")
+    if key.startswith(("cluster", "worker")):
+        told_first = clinvk("config", "show").stderr
+        assert told in told_first
+        assert "fix it with: clinvk config edit" in told_first
+    assert clinvk("config", *fix).returncode == 0
     assert clinvk("config", "check").returncode == 0
+    assert clinvk("config", "show").returncode == 0
 
 
 def test_another_setting_can_be_changed_while_the_default_backend_is_unknown(

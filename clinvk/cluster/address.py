@@ -4,7 +4,6 @@ server."""
 from __future__ import annotations
 
 import ipaddress
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
@@ -14,6 +13,7 @@ from msgspec.structs import replace
 
 from clinvk.cluster.keys import DEFAULT_NAME
 from clinvk.cluster.server_errors import explain
+from clinvk.config.cluster_values import PLACE, address_problem, parameters
 from clinvk.config.extras import install_hint
 from clinvk.disk.waiting import check_may_block
 from clinvk.errors import ConfigError
@@ -22,8 +22,6 @@ from clinvk.text import addresses
 if TYPE_CHECKING:
     import redis
 
-PLACE = "write redis://:PASSWORD@HOST:6379/0, or rediss://… for TLS"
-NAME = re.compile(r"[A-Za-z0-9_-]{1,40}")
 CONNECT_TIMEOUT = 5.0  # seconds to connect, and for TLS
 ANSWER_TIMEOUT = 30.0  # seconds
 # A server that was restarted reads its data for some seconds. The waits are 0.1, 0.2, 0.4, … 3 s,
@@ -81,59 +79,36 @@ class Address(Struct, frozen=True):
 def parse(url: str, *, insecure: bool = False) -> Address:
     """The address of a cluster. A server on another machine needs a password, unless `insecure`.
     Raises `ConfigError`, which does not show the password."""
-    scheme, mark, rest = url.strip().partition("://")
-    shown = addresses.mask_password(url.strip())
-    scheme = scheme.lower()
-    if not mark or scheme not in ("redis", "rediss"):
-        raise ConfigError(
-            f"the address of the cluster is not one of a Redis server: {shown!r}", PLACE
-        )
-    if why := addresses.problem(f"{scheme}://{rest}"):
-        raise ConfigError(f"the address of the cluster {shown!r}: {why}", addresses.ENCODE)
-    name, url = _split_name(scheme, rest, shown)
+    url = url.strip()
+    if found := address_problem(url):
+        shown = addresses.mask_password(url)
+        raise ConfigError(f"the address of the cluster {shown!r}: {found[0]}", found[1])
+    name, url = _split_name(url)
     parts = urlsplit(url)
     query = dict(parse_qsl(parts.query))
-    found = Address(
+    address = Address(
         url=url, name=name, host=unquote(parts.hostname or "localhost"),
-        port=parts.port or 6379, is_tls=scheme == "rediss",
+        port=parts.port or 6379, is_tls=parts.scheme == "rediss",
     )  # fmt: skip
     has_password = bool(parts.password or query.get("password"))
-    if not (has_password or insecure or found.is_local):
+    if not (has_password or insecure or address.is_local):
         raise ConfigError(
-            f"the address of the cluster has no password, and {found.host} is not this machine: "
+            f"the address of the cluster has no password, and {address.host} is not this machine: "
             "everyone who reaches the server could run commands on the workers",
             f"set a password in Redis and {PLACE}; if you trust the whole network: --insecure",
         )
-    return found
+    return address
 
 
-def _split_name(scheme: str, rest: str, shown: str) -> tuple[str, str]:
+def _split_name(url: str) -> tuple[str, str]:
     """The name of the cluster, and the address without it."""
-    place, _, query = rest.partition("?")
-    known = addresses.PARAMETERS + (addresses.TLS_PARAMETERS if scheme == "rediss" else ())
-    name, kept = DEFAULT_NAME, []
-    for parameter in filter(None, query.split("&")):
-        key, _, value = parameter.partition("=")
-        if key == "name":
-            name = unquote(value)
-        elif key in known:
-            kept.append(parameter)
-        else:
-            from clinvk.text.typed import unknown_key  # only on the way to an error
-
-            what = unknown_key(key, ("name", *known)).replace("key", "parameter", 1)
-            if key in addresses.TLS_PARAMETERS:
-                what += ", which is only valid with rediss://"
-            raise ConfigError(
-                f"the address of the cluster {shown!r}: {what}",
-                f"known: name, {', '.join(known)}",
-            )
-    if not NAME.fullmatch(name):
-        raise ConfigError(
-            f"invalid name of a cluster: {name!r}",
-            "use up to 40 letters, digits, - and _, such as ?name=build",
-        )
-    return name, f"{scheme}://{place}" + (f"?{'&'.join(kept)}" if kept else "")
+    given = parameters(url)
+    names = [unquote(value) for key, value in given if key == "name"]
+    kept = "&".join(f"{key}={value}" for key, value in given if key != "name")
+    scheme, _, rest = url.partition("?")[0].partition("://")
+    return names[-1] if names else DEFAULT_NAME, f"{scheme.lower()}://{rest}" + f"?{kept}" * bool(
+        kept
+    )
 
 
 def is_loopback(host: str) -> bool:

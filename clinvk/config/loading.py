@@ -30,6 +30,7 @@ _WRITTEN: Rules = {
     "backends": {"*": {"system_prompt": PROSE, "env": {"*": PROSE}}},
     "session": {"default_tags": {"[]": PROSE}},
 }
+DEFAULTS = Config()
 FIFO_PATIENCE = 5.0  # seconds until something writes the FIFO that --config names
 MINIMUMS = {
     **{
@@ -39,6 +40,7 @@ MINIMUMS = {
     },
     "session.retention_days": 0,
     "parallel.max_workers": 1,
+    "cluster.cache_gb": 0,
 }
 
 
@@ -195,6 +197,11 @@ def _check_values(config: Config, home: Path) -> None:
         for variable in backend.env:
             if problem := values.name_problem(variable):
                 raise ShapeError(("backends", name, "env", variable), problem)
+    if config.cluster != DEFAULTS.cluster or config.worker != DEFAULTS.worker:
+        # Only with a cluster.
+        from clinvk.config.cluster_values import check_cluster_values
+
+        check_cluster_values(config, home)
     for place, text in values.texts(to_builtins(config)) if config.backends else ():
         if problem := values.text_problem(text):
             raise ShapeError(place, problem)
@@ -264,4 +271,5 @@ def _config_error(path: Path, text: str, error: ShapeError, source: str) -> Conf
     parent = format_path(error.path[:-1]) if error.problem.startswith("unknown key") else None
     place = parent if parent is not None else format_path(error.path)
     message = f"{path}: {where}{place + ': ' if place else ''}{error.problem}"
-    return ConfigError(message, _edit_hint(path))
+    edit = _edit_hint(path)
+    return ConfigError(message, f"{error.hint}; {edit}" if error.hint else edit)

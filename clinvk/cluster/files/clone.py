@@ -10,7 +10,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from clinvk.cluster.files.exchange import pass_on_submodules
-from clinvk.cluster.files.remote import Remote, check_url, remote_url, shown
+from clinvk.cluster.files.remote import Remote, check_url, remote_url
+from clinvk.config.cluster_values import show_remote
 from clinvk.errors import ConfigError, SessionError
 from clinvk.model.outcome import Outcome
 from clinvk.model.plan import Plan, Worktree
@@ -55,7 +56,7 @@ def find_clone(worktree: Worktree, near: Target | None, *, is_own: bool) -> Targ
 
 
 def missing_clone(worktree: Worktree, run: str, here: Path) -> SessionError:
-    url = shown(worktree.remote)
+    url = show_remote(worktree.remote)
     return SessionError(
         f"the results of run {run} are in {url}, and {here} is not in a clone of that",
         f"run the same command in a clone; to make one: git clone {url}",

@@ -19,7 +19,8 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from clinvk.cluster.files.remote import Remote, check_url, shown
+from clinvk.cluster.files.remote import Remote, check_url
+from clinvk.config.cluster_values import show_remote
 from clinvk.disk.atomic import make_folder, replace_own
 from clinvk.disk.reading import read_file
 from clinvk.errors import ClinvkError
@@ -130,7 +131,9 @@ class Forgetter:
                     remote.delete(refs)
         except ClinvkError as error:
             self._unreachable.add(url)
-            self.tell(f"the results of {what} are still in {shown(url)}: {error.message}; {AGAIN}")
+            self.tell(
+                f"the results of {what} are still in {show_remote(url)}: {error.message}; {AGAIN}"
+            )
             return False
         return True
 

@@ -13,9 +13,9 @@ import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, TypeVar
-from urllib.parse import urlsplit
 
 from clinvk.cluster.files.remote_errors import PASSING, explained
+from clinvk.config.cluster_values import is_remote_url, remote_problem, show_remote
 from clinvk.errors import ConfigError
 from clinvk.worktrees import names
 from clinvk.worktrees.git import Git, GitError
@@ -25,8 +25,6 @@ T = TypeVar("T")
 BASE = "base"
 # Others could run a command, such as `ext::`.
 PROTOCOLS = "file:git:http:https:ssh"
-_SCHEME = re.compile(r"(file|git|https?|ssh)://.", re.IGNORECASE)
-_SCP = re.compile(r"(?:[\w.+-]+@)?[\w.-]+:(?!:).+")  # user@host:path
 # A server that is silent for a minute is given up.
 SSH = "ssh -o BatchMode=yes -o ConnectTimeout=20 -o ServerAliveInterval=15 -o ServerAliveCountMax=4"
 SILENCE = ("-c", "http.lowSpeedLimit=1", "-c", "http.lowSpeedTime=60")
@@ -67,7 +65,7 @@ class Remote(NamedTuple):
             if found is None:
                 raise
             raise GitError(
-                f"{shown(self.url)} has another commit at {ref} already: {found[:12]}",
+                f"{show_remote(self.url)} has another commit at {ref} already: {found[:12]}",
                 "another worker has delivered the result of this attempt",
                 output=error.output,
             ) from error
@@ -102,7 +100,7 @@ class Remote(NamedTuple):
         try:
             return _patiently(run)
         except GitError as error:
-            raise explained(error, what, shown(self.url)) from error
+            raise explained(error, what, show_remote(self.url)) from error
 
 
 def base_ref(run: str, commit: str) -> str:
@@ -116,7 +114,7 @@ def nested_ref(run: str, slug: str, commit: str) -> str:
 def remote_url(setting: str, git: Git, root: str) -> str:
     """The URL for the setting `cluster.git`: a URL, a path, or the name of a remote of the repository
     at `root`. Raises `ConfigError`."""
-    if _is_url(setting):
+    if is_remote_url(setting):
         return check_url(os.path.expanduser(setting) if setting.startswith("~") else setting)
     url = git.maybe("remote", "get-url", "--", setting)
     if url is None:
@@ -124,43 +122,16 @@ def remote_url(setting: str, git: Git, root: str) -> str:
             f"{root} has no git remote {setting!r}, which cluster.git names",
             f"add it: git -C {root} remote add {setting} URL; or set cluster.git to a URL",
         )
-    if not _is_url(url):  # a path, from the root of the working tree
+    if not is_remote_url(url):  # a path, from the root of the working tree
         url = os.path.normpath(os.path.join(root, url))
     return check_url(url)
 
 
 def check_url(url: str) -> str:
     """The URL. Raises `ConfigError` if it may not be used: it goes to all workers."""
-    if not _is_url(url) or url.startswith("-"):
-        raise ConfigError(
-            f"cluster.git: {shown(url)!r} is not a URL that git can use here",
-            "use ssh://USER@HOST/PATH, https://…, file:///… or an absolute path",
-        )
-    if "://" in url:
-        parts = urlsplit(url)
-        if (parts.hostname or "").startswith("-"):  # an option of ssh
-            raise ConfigError(f"cluster.git: {shown(url)!r} has no valid host", "correct the URL")
-        is_web = parts.scheme.lower() in ("http", "https")
-        if parts.password or (is_web and parts.username):
-            raise ConfigError(
-                f"cluster.git: {shown(url)!r} contains a password, which would go to Redis",
-                "leave it out, and give each machine access with ssh keys or a git credential helper",
-            )
+    if found := remote_problem(url):
+        raise ConfigError(f"cluster.git: {found[0]}", found[1])
     return url
-
-
-def _is_url(text: str) -> bool:
-    if text.startswith(("/", "~/")) or _SCHEME.match(text):
-        return True
-    return "://" not in text and "::" not in text and bool(_SCP.fullmatch(text))
-
-
-def shown(url: str) -> str:
-    """The URL without a password."""
-    # Only for messages.
-    from clinvk.text.addresses import mask_password
-
-    return mask_password(url) if "://" in url else url
 
 
 def network_environment(git: Git) -> dict[str, str]:

@@ -10,9 +10,9 @@ from typing import Any
 from msgspec.structs import replace
 
 from clinvk.cluster.files import clone
-from clinvk.cluster.files.remote import shown
 from clinvk.cluster.log.run import RedisRun
 from clinvk.cluster.log.submitted import is_own
+from clinvk.config.cluster_values import show_remote
 from clinvk.errors import SessionError
 from clinvk.model.outcome import Outcome, RunResult
 from clinvk.model.plan import Plan, Task, Worktree
@@ -135,6 +135,6 @@ def _moved(task: Task, places: Mapping[str, Target | None]) -> Task:
     if wanted is None or not wanted.remote:
         return task
     place = places[wanted.repository]
-    repository = str(place.common_dir) if place else shown(wanted.remote)
-    root = str(place.root or place.common_dir) if place else shown(wanted.remote)
+    repository = str(place.common_dir) if place else show_remote(wanted.remote)
+    root = str(place.root or place.common_dir) if place else show_remote(wanted.remote)
     return replace(task, worktree=replace(wanted, repository=repository, root=root))
