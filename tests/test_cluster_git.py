@@ -97,6 +97,21 @@ def test_results_of_workers_are_shown_and_applied_as_those_of_this_machine(
     assert shown.returncode == 0
 
 
+@pytest.mark.parametrize("kind", ["parallel", "chain", "compare"])
+def test_flags_about_worktrees_need_no_other_one(cluster: GitCluster, repo: Path, kind: str):
+    cluster.node("north")
+    (repo / "a").write_text("mine\n")
+    words, flags = [kind, "-f", "-"], ["--json", "--dirty", "include", "--setup", "echo set > up"]
+    if kind == "compare":
+        words = [kind, "cat a up", "--backends", "shell:a,shell:b", "--score", "wc -l < a"]
+    script = json.dumps({"steps" if kind == "chain" else "tasks": [{"prompt": "cat a up"}]})
+    done = cluster.run_in(repo, *words, *flags, stdin=script if "-f" in words else "")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["results"][0]["output"].split() == ["mine", "set"]
+    here = cluster.clinvk(*words, *flags, "--cluster", "none", cwd=repo, stdin=script)
+    assert (here.returncode, "add --worktree" in here.stderr) == (1, True)
+
+
 def test_a_chain_goes_from_node_to_node(cluster: GitCluster, repo: Path):
     cluster.node("north")
     cluster.node("south")

@@ -9,7 +9,14 @@ import typer
 
 from clinvk.cmd.app import new_app
 from clinvk.cmd.drive import interrupted, many
-from clinvk.cmd.drive.cluster import ClusterUrl, Insecure, adapt, open_place, open_place_of
+from clinvk.cmd.drive.cluster import (
+    ClusterUrl,
+    Insecure,
+    adapt,
+    open_place,
+    open_place_of,
+    wants_worktree,
+)
 from clinvk.cmd.drive.detach import Detach, check_detachable, detach_plan
 from clinvk.cmd.drive.unread_stdin import report_unread_stdin
 from clinvk.cmd.options import plan as opts
@@ -108,6 +115,7 @@ def chain(
         flag = "--rerun-indeterminate" if rerun_indeterminate else "--no-rerun-indeterminate"
         raise UsageError(f"{flag} needs a chain to resume", "add --resume NAME")
     loaded = adapt(opt.load_config(config), cluster)
+    worktree = worktree or wants_worktree(loaded, cluster, base, dirty, setup)
     if detach:
         flags = {"--checkpoint": checkpoint, "--resume": resume}
         check_detachable(loaded, cluster, flags, insecure=insecure)

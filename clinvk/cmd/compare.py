@@ -11,7 +11,7 @@ import typer
 
 from clinvk.cmd.app import new_app
 from clinvk.cmd.drive import many
-from clinvk.cmd.drive.cluster import ClusterUrl, Insecure, adapt, open_place
+from clinvk.cmd.drive.cluster import ClusterUrl, Insecure, adapt, open_place, wants_worktree
 from clinvk.cmd.drive.detach import Detach, check_detachable, detach_plan
 from clinvk.cmd.drive.unread_stdin import report_unread_stdin
 from clinvk.cmd.options import plan as common
@@ -139,8 +139,10 @@ def compare(
     from clinvk.model.plan import Rules
     from clinvk.plans.halt import configured_limits
 
-    choice = _choice(score, lowest=lowest, apply=apply, worktree=worktree)
     loaded = adapt(opt.load_config(config), cluster)
+    about = (base, dirty, setup, score, apply)
+    worktree = worktree or wants_worktree(loaded, cluster, *about)
+    choice = _choice(score, lowest=lowest, apply=apply, worktree=worktree)
     if detach:
         flags = {"--score": score, "--apply": apply, "--html": html}
         check_detachable(loaded, cluster, flags, insecure=insecure)

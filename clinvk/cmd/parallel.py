@@ -8,7 +8,7 @@ import typer
 
 from clinvk.cmd.app import new_app
 from clinvk.cmd.drive import many
-from clinvk.cmd.drive.cluster import ClusterUrl, Insecure, adapt, open_place
+from clinvk.cmd.drive.cluster import ClusterUrl, Insecure, adapt, open_place, wants_worktree
 from clinvk.cmd.drive.detach import Detach, check_detachable, detach_plan
 from clinvk.cmd.drive.unread_stdin import report_unread_stdin
 from clinvk.cmd.options import plan
@@ -96,6 +96,7 @@ def parallel(
     Tasks are read from a file or standard input, and each is a session. To resume a run that was
     interrupted, by Ctrl-C or a crash: clinvk runs resume."""
     loaded = adapt(opt.load_config(config), cluster)
+    worktree = worktree or wants_worktree(loaded, cluster, base, dirty, setup)
     view = many.build_view(loaded, as_json=as_json, output_format=output_format, quiet=quiet)
     defaults = plan.build_defaults(
         loaded, options, prompt=prompt, backend=backend, workdir=str(workdir) if workdir else None,

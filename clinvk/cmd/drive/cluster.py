@@ -84,6 +84,13 @@ def find_address(given: str | None, loaded: Loaded, *, insecure: bool) -> Addres
     return parse(url, insecure=insecure)
 
 
+def wants_worktree(loaded: Loaded, given: str | None, *about_worktrees: object) -> bool:
+    """Whether flags about worktrees ask for some, without --worktree: the files of tasks that come by git
+    are in worktrees."""
+    comes_by_git = bool(loaded.config.cluster.git) and cluster_url(given, loaded) is not None
+    return comes_by_git and any(value not in (None, False) for value in about_worktrees)
+
+
 def adapt(loaded: Loaded, given: str | None) -> Loaded:
     """The configuration for where the tasks run: a cluster has room for more of them."""
     key = "parallel.max_workers"
