@@ -20,6 +20,7 @@ from clinvk.model.result import Failure
 from tests.clusters import SECONDS, Cluster, cluster
 from tests.conftest import wait_for
 from tests.stores import keep
+from tests.tmux import Tmux
 
 __all__ = ["cluster"]
 
@@ -236,6 +237,21 @@ def test_workers_are_listed_with_what_they_run(cluster: Cluster):
     worker.signal(signal.SIGTERM)
     assert worker.ends() == 0
     assert list(listed()) == ["north"]
+
+
+def test_labels_are_whole_in_80_columns(cluster: Cluster, tmux: Tmux):
+    labels = ["gpu", "zone=eu-central-1", "big-memory", "nvidia=h100"]
+    cluster.worker("build-machine-07", *(word for label in labels for word in ("--label", label)))
+    cluster.worker("south", slots="fake=1,other=1")
+    tmux.start("workers", "--cluster", cluster.url, columns=80)
+    tmux.shows("exit 0")
+    head, *lines, _ = tmux.screen().splitlines()
+    assert head.split()[:5] == ["NODE", "STATE", "BACKEND", "SLOTS", "LABELS"]
+    at = head.index("LABELS")
+    assert [line[at:].split("  ")[0].strip() for line in lines] == [*labels, "-", ""]
+    assert max(map(len, lines)) <= 80
+    piped = cluster.clinvk("workers", "--cluster", cluster.url).stdout
+    assert ", ".join(labels) in piped
 
 
 def _has_versions(found: dict[str, Any]) -> bool:

@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 app = new_app()
 
 VERSION = 1  # of the JSON
+HEADERS = (
+    "NODE", "STATE", "BACKEND", "SLOTS", "LABELS", "LOGIN", "RUNNING", "CLI", "HEARTBEAT",
+)  # fmt: skip
+# The first to go on a narrow terminal. A task is sent to a worker by its backend and its labels.
+DROPPED_FIRST = ("CLI", "HEARTBEAT", "RUNNING", "LOGIN")
+LABELS_WIDTH = 20  # cells in which labels are put beside each other
 
 
 @app.command()
@@ -68,17 +74,21 @@ def _print_table(found: list[NodeState], cluster: str, where: str) -> None:
             file=sys.stderr,
         )
         return
+    is_screen = sys.stdout.isatty()
+    headers = list(HEADERS)
+    if is_screen and not any(state.node.labels for state in found):
+        headers.remove("LABELS")
+    rows = [row for state in found for row in _rows(state, is_screen=is_screen)]
     printer.print_table(
-        ["NODE", "STATE", "BACKEND", "SLOTS", "CLI", "LOGIN", "RUNNING", "LABELS", "HEARTBEAT"],
-        [row for state in found for row in _rows(state)],
-        shrinks=["RUNNING", "LABELS", "CLI"], spared=["LABELS", "CLI", "RUNNING", "LOGIN"],
-        state="STATE",
+        headers, [[row.get(name, "") for name in headers] for row in rows],
+        shrinks=["RUNNING", "CLI"], spared=DROPPED_FIRST, state="STATE",
     )  # fmt: skip
 
 
-def _rows(state: NodeState) -> list[list[str]]:
-    """One for each backend; what is true of the whole node is in the first one."""
-    rows: list[list[str]] = []
+def _rows(state: NodeState, *, is_screen: bool) -> list[dict[str, str]]:
+    """One for each backend; what is true of the whole node is in the first one. On a screen, its labels
+    are in as many as they need."""
+    rows: list[dict[str, str]] = []
     data = state.to_json()
     for name, facts in data["backends"].items():
         running = [
@@ -86,21 +96,36 @@ def _rows(state: NodeState) -> list[list[str]]:
             for run in state.running
             if run.backend == name
         ]
-        first = not rows
         rows.append(
-            [
-                state.name if first else "",
-                state.state if first else "",
-                name,
-                f"{facts['used']}/{facts['slots']}",
-                one_line(facts["version"] or "-"),
-                _login(facts),
-                ", ".join(running) or "-",
-                (", ".join(map(one_line, data["labels"])) or "-") if first else "",
-                f"{state.silent:.0f} s ago" if first else "",
-            ]
+            {
+                "BACKEND": name,
+                "SLOTS": f"{facts['used']}/{facts['slots']}",
+                "CLI": one_line(facts["version"] or "-"),
+                "LOGIN": _login(facts),
+                "RUNNING": ", ".join(running) or "-",
+            }
         )
+    labels = list(map(one_line, data["labels"]))
+    lines = _packed(labels) if is_screen else [", ".join(labels)]
+    rows += [{} for _ in range(len(lines) - len(rows))]
+    for row, line in zip(rows, lines, strict=False):
+        row["LABELS"] = line
+    heartbeat = f"{format_running(state.silent)} ago"
+    rows[0] |= {"NODE": state.name, "STATE": state.state, "HEARTBEAT": heartbeat}
+    rows[0]["LABELS"] = rows[0].get("LABELS") or "-"
     return rows
+
+
+def _packed(labels: list[str]) -> list[str]:
+    """The labels in lines that are hardly longer than the longest of them."""
+    room = max([LABELS_WIDTH, *map(len, labels)])
+    lines: list[str] = []
+    for label in labels:
+        if lines and len(lines[-1]) + len(", ") + len(label) <= room:
+            lines[-1] += f", {label}"
+        else:
+            lines.append(label)
+    return lines
 
 
 def _login(facts: dict[str, Any]) -> str:
