@@ -11,8 +11,10 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_s
 from clinvk.cluster.address import connect_to, parse
 from clinvk.cluster.keys import AttemptId, Keys
 from clinvk.cluster.ledger.ledger import Ledger, Owner
+from clinvk.cluster.left import stop_attempts
 from clinvk.cluster.payload import PROTOCOL
 from clinvk.cluster.recorded import RecordedTasks
+from clinvk.model.outcome import Outcome
 
 ATTEMPT = AttemptId("r1", 0, 1)
 SECOND = AttemptId("r1", 0, 2)
@@ -148,6 +150,35 @@ def test_cancelling(ledger: Ledger):
     ledger.cancel(SECOND, "again", now=True)
     ledger.cancel(SECOND, "later", now=False)
     assert ledger.beat(owner(SECOND), 0, []).asked == "now"
+
+
+def test_many_attempts_are_cancelled_with_few_requests(ledger: Ledger):
+    """Those of a run whose submitter was killed, each of which may wait 50 ms for a server far away."""
+    attempts = [AttemptId("r1", i, 1) for i in range(1500)]
+    for attempt in attempts:
+        submit(ledger, attempt)
+    for attempt in attempts[:2]:
+        ledger.claim(owner(attempt, f"t{attempt.task}"), PROTOCOL)
+    ledger.finish(owner(attempts[0], "t0"), b"done", None)
+    outcomes = [Outcome(index=a.task, name=str(a.task), attempts=1) for a in attempts[2:]]
+    before = requests(ledger)
+    assert ledger.cancel_all(attempts[:3], "cancelled", now=True) == [
+        "ended",
+        "running",
+        "withdrawn",
+    ]
+    assert (
+        stop_attempts(ledger, "r1", outcomes)
+        == "1498 tasks that waited for a worker were withdrawn"
+    )
+    assert ledger.states(attempts[:3]) == ["ended", "running", "withdrawn"]
+    assert requests(ledger) - before < 300, "the server reads 16 KB at a time"
+    assert ledger.beat(owner(attempts[1], "t1"), 0, []).asked == "now"
+
+
+def requests(ledger: Ledger) -> int:
+    """How often the server has read something from a connection."""
+    return int(ledger.client.info("stats")["total_reads_processed"])
 
 
 def test_a_server_that_has_lost_its_data_is_noticed(ledger: Ledger):

@@ -104,8 +104,9 @@ class Cluster(Closing):
     def joinable(self, run: str, attempts: Sequence[tuple[int, int]]) -> set[int]:
         if not self._ledger.knows(run):
             return set()  # the server has lost its data, or has forgotten the run
-        states = {i: self._ledger.state(AttemptId(run, i, number)) for i, number in attempts}
-        return {i for i, state in states.items() if state in (None, "queued", "running", "ended")}
+        states = self._ledger.states([AttemptId(run, i, number) for i, number in attempts])
+        pairs = zip(attempts, states, strict=True)
+        return {i for (i, _), state in pairs if state in (None, "queued", "running", "ended")}
 
     def stop_left(self, run: str, outcomes: Sequence[Outcome]) -> str | None:
         return stop_left(self._target, run, outcomes)

@@ -56,14 +56,17 @@ def stop_attempts(
 ) -> str | None:
     """The same. Raises the errors of redis-py."""
     attempts = [AttemptId(run, outcome.index, outcome.attempts) for outcome in outcomes]
-    states = {a: ledger.cancel(a, "cancelled", now=now) for a in attempts}
-    running = [attempt for attempt, state in states.items() if state == "running"]
-    withdrawn = sum(state == "withdrawn" for state in states.values())
+    states = ledger.cancel_all(attempts, "cancelled", now=now)
+    running = [
+        attempt for attempt, state in zip(attempts, states, strict=True) if state == "running"
+    ]
+    withdrawn = states.count("withdrawn")
     left, deadline = running, time.monotonic() + STOP_TIMEOUT
     while left and time.monotonic() < deadline:
         time.sleep(POLL_INTERVAL)
         ledger.expire(run)
-        left = [attempt for attempt in left if ledger.state(attempt) == "running"]
+        found = ledger.states(left)
+        left = [attempt for attempt, state in zip(left, found, strict=True) if state == "running"]
     said = []
     if stopped := len(running) - len(left):
         said.append(f"{_tasks(stopped)} that it left running on workers {_were(stopped)} stopped")

@@ -20,6 +20,7 @@ KEEP = 7 * 24 * 3600.0  # seconds for which what is in Redis about a run is kept
 # lost the renewals of its last second or two.
 GRACE = 2.0
 LEASE = 20.0  # seconds
+BATCH = 1000  # attempts that are asked about in one request
 
 State = Literal["queued", "running", "ended", "lost", "withdrawn"]
 
@@ -92,6 +93,18 @@ class Ledger:
         mode = "now" if now else "cancel"
         return self._text(scripts.CANCEL, [self.keys.attempt(attempt)], [mode, reason])
 
+    def cancel_all(self, attempts: Sequence[AttemptId], reason: str, *, now: bool) -> list[str]:
+        """The same for many attempts, with few requests."""
+        mode = "now" if now else "cancel"
+        script = self._script(scripts.CANCEL)
+        found: list[str] = []
+        for some in _batches(attempts):
+            with self.client.pipeline(transaction=False) as pipe:
+                for attempt in some:
+                    script(keys=[self.keys.attempt(attempt)], args=[mode, reason], client=pipe)
+                found += [state.decode() for state in pipe.execute()]
+        return found
+
     def withdraw(self, attempt: AttemptId) -> str:
         """Cancel an attempt unless a worker has it; returns its state."""
         return self._text(scripts.CANCEL, [self.keys.attempt(attempt)], ["unless taken", ""])
@@ -104,8 +117,17 @@ class Ledger:
 
     def state(self, attempt: AttemptId) -> State | None:
         """None if the server does not know it."""
-        found = cast("bytes | None", self.client.hget(self.keys.attempt(attempt), "state"))
-        return cast("State", found.decode()) if found else None
+        return self.states([attempt])[0]
+
+    def states(self, attempts: Sequence[AttemptId]) -> list[State | None]:
+        """The same of many attempts, with few requests."""
+        found: list[bytes | None] = []
+        for some in _batches(attempts):
+            with self.client.pipeline(transaction=False) as pipe:
+                for attempt in some:
+                    pipe.hget(self.keys.attempt(attempt), "state")
+                found += pipe.execute()
+        return [cast("State", state.decode()) if state else None for state in found]
 
     def knows(self, run: str) -> bool:
         """Whether an attempt of the run was ever submitted, and the server has not lost that."""
@@ -245,14 +267,21 @@ class Ledger:
         return answer.decode()
 
     def _run(self, script: str, keys: Sequence[str], values: Sequence[Any]) -> Any:
+        return self._script(script)(keys=keys, args=values)
+
+    def _script(self, script: str) -> Any:
         known = self._scripts.get(script)
         if known is None:
             known = self._scripts[script] = self.client.register_script(script)
-        return known(keys=keys, args=values)
+        return known
 
 
 def _news(place: bytes, fields: dict[bytes, bytes]) -> News:
     return News(place.decode(), fields[b"a"].decode(), fields[b"k"].decode(), fields[b"d"])
+
+
+def _batches(attempts: Sequence[AttemptId]) -> Iterable[Sequence[AttemptId]]:
+    return (attempts[at : at + BATCH] for at in range(0, len(attempts), BATCH))
 
 
 def _ms(seconds: float) -> int:

@@ -313,11 +313,9 @@ class RedisRun(RunLog):
 
     def stop_attempts(self, outcomes: Iterable[Outcome]) -> None:
         ledger = Ledger(self.server.client, self.server.keys)
-        for outcome in outcomes:
-            with self.server.errors():
-                ledger.cancel(
-                    AttemptId(self.id, outcome.index, outcome.attempts), "cancelled", now=False
-                )
+        attempts = [AttemptId(self.id, outcome.index, outcome.attempts) for outcome in outcomes]
+        with self.server.errors():
+            ledger.cancel_all(attempts, "cancelled", now=False)
 
     def delete(self) -> None:
         if self.awaits_driver(has_begun=True):
