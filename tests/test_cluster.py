@@ -153,17 +153,28 @@ def test_a_task_on_a_killed_worker_is_indeterminate_and_runs_again_only_if_it_ma
 
 
 def test_a_killed_process_of_a_worker_takes_its_program_along(cluster: Cluster):
-    worker = cluster.worker("w1", QUICK, slots="fake")
-    path = cluster.file({"tasks": ["hold a", "b"]})
+    """The lease lasts much longer than this test: the supervisor of the worker says that nothing is left."""
+    worker = cluster.worker("w1", "--lease=1h", slots="fake")
+    again = {"prompt": "deaf c", "idempotent": True}  # it ends only if it is killed
+    path = cluster.file({"tasks": ["hold a", "b", again], "max_parallel": 1})
     run = cluster.start("parallel", path, "--json", "--cluster", cluster.url)
     cluster.wait_for("hold a")
     program = cluster.pid("hold")
     slot = psutil.Process(program).parent()
     assert slot in worker.family()
     slot.kill()
-    wait_for(lambda: not is_alive(program), "the end of its program", SECONDS)
+    cluster.wait_for("deaf c")
+    assert not is_alive(program)
+    deaf = cluster.pid("deaf")
+    psutil.Process(deaf).parent().kill()
+    cluster.wait_for("deaf c", 2)
+    assert not is_alive(deaf)
+    cluster.let_go()
     code, out, err = ends(run, SECONDS)
-    assert states(subprocess.CompletedProcess([], code, out, err)) == ["indeterminate", "done"]
+    found = states(subprocess.CompletedProcess([], code, out, err))
+    assert found == ["indeterminate", "done", "done"]
+    assert "its process of the worker w1 was killed" in out
+    assert cluster.starts() == ["hold a", "b", "deaf c", "deaf c"]
 
 
 def test_a_killed_submitter_is_resumed_and_nothing_runs_twice(cluster: Cluster):

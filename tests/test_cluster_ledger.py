@@ -193,6 +193,18 @@ def test_a_server_that_has_lost_its_data_is_noticed(ledger: Ledger):
     assert not ledger.knows("r1")
 
 
+def test_an_attempt_whose_process_was_killed_is_given_up_before_its_lease_ends(ledger: Ledger):
+    submit(ledger)
+    ledger.claim(owner(), PROTOCOL)
+    assert ledger.give_up(owner(token="b")) == "fenced"
+    assert ledger.give_up(owner()) == "ok"
+    assert ledger.state(ATTEMPT) == "lost"
+    assert ledger.finish(owner(), b"done", None) == "fenced"
+    assert [kind for _, kind, _ in news(ledger)] == ["claimed", "killed"]
+    assert not ledger.client.hgetall(ledger.keys.busy("n1"))
+    assert submit(ledger, SECOND) == "new"
+
+
 def test_an_attempt_that_was_refused_can_be_taken_by_another(ledger: Ledger):
     submit(ledger)
     ledger.claim(owner(), PROTOCOL)
@@ -293,6 +305,18 @@ class Machine(RuleBasedStateMachine):
             assert self.ledger.result(self.attempt(number)) == self.ended.setdefault(number, result)
         else:
             assert self.ledger.state(self.attempt(number)) == "lost"
+
+    @precondition(lambda self: self.started)
+    @rule(data=st.data(), stranger=st.booleans(), twice=st.booleans())
+    def kill(self, data: st.DataObject, stranger: bool, twice: bool) -> None:
+        """Its process, which the supervisor of its worker reports."""
+        number = data.draw(st.sampled_from(sorted(self.started)))
+        before = self.ledger.state(self.attempt(number))
+        token = "stranger" if stranger else self.started[number]
+        said = [self.ledger.give_up(owner(self.attempt(number), token)) for _ in range(1 + twice)]
+        does = before == "running" and not stranger
+        assert said == ["ok" if does else "fenced", "fenced"][: len(said)]
+        assert self.ledger.state(self.attempt(number)) == ("lost" if does else before)
 
     @precondition(lambda self: self.started)
     @rule(data=st.data(), stranger=st.booleans())

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import ExitStack, asynccontextmanager
+from copy import copy
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from clinvk.errors import ClinvkError, UsageError
 from clinvk.model.plan import TaskWorktree
 from clinvk.model.request import Request
 from clinvk.model.result import Failure, Result, WorktreeResult
+from clinvk.process.marker import MARKER
 from clinvk.process.threads import in_thread
 from clinvk.worktrees import names
 from clinvk.worktrees.attempt import stoppable
@@ -52,8 +54,14 @@ class WorkerFiles:
         self.shared = shared
         self.limit = limit
         self.node = node
-        self._checked = 0.0
+        self._checked = [0.0]  # when the size was, also of those that `with_marker` returns
         self._lock = threading.Lock()
+
+    def with_marker(self, marker: str) -> WorkerFiles:
+        """The same, whose git commands carry a marker: they are ended with the programs of its attempt."""
+        made = copy(self)
+        made.env = {**self.env, MARKER: marker}
+        return made
 
     def problem(self, request: Request) -> str | None:
         """Why this node cannot have the files of the request; None if it may be able to."""
@@ -149,9 +157,9 @@ class WorkerFiles:
     def _limit_size(self) -> None:
         """Delete what is not needed if there is too much, now and then."""
         with self._lock:
-            if self._checked and time.monotonic() - self._checked < CHECK_INTERVAL:
+            if self._checked[0] and time.monotonic() - self._checked[0] < CHECK_INTERVAL:
                 return
-            self._checked = time.monotonic()
+            self._checked[0] = time.monotonic()
         remove_debris(self.home)
         make_room(self.home, self.limit, self.env)
 

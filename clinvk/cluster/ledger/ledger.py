@@ -45,7 +45,8 @@ class Beat(Struct, frozen=True):
 
 
 class News(Struct, frozen=True):
-    """Something that happened to an attempt: claimed, started, event, notice, refused, ended, lost."""
+    """Something that happened to an attempt: claimed, started, event, notice, refused, ended, lost (its
+    lease has expired), killed (its process was)."""
 
     id: str  # its place in the stream
     member: str  # the attempt
@@ -242,6 +243,16 @@ class Ledger:
              keys.busy(owner.node)],
             [attempt.member, owner.token, result, owner.node if session else "", _ms(KEEP), str(attempt),
              reported, *chain(*events)],
+        )  # fmt: skip
+
+    def give_up(self, owner: Owner) -> str:
+        """Record that the process of the worker was killed, and that nothing is left of what it has
+        started: "ok", or "fenced" or "missing" if that changed nothing."""
+        attempt, keys = owner.attempt, self.keys
+        return self._text(
+            scripts.GIVE_UP,
+            [keys.attempt(attempt), keys.leases(attempt.run), keys.news(attempt.run), keys.busy(owner.node)],
+            [attempt.member, owner.token, str(attempt)],
         )  # fmt: skip
 
     def refuse(self, owner: Owner, why: bytes) -> str:

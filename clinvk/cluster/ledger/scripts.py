@@ -13,11 +13,11 @@ local function now()
     local t = redis.call('TIME')
     return t[1] * 1000 + math.floor(t[2] / 1000)
 end
-local function lose(attempt, leases, news, member)
+local function lose(attempt, leases, news, member, kind)
     redis.call('HSET', attempt, 'state', 'lost')
     redis.call('HDEL', attempt, 'payload')
     redis.call('ZREM', leases, member)
-    redis.call('XADD', news, '*', 'a', member, 'k', 'lost', 'd', redis.call('HGET', attempt, 'node') or '')
+    redis.call('XADD', news, '*', 'a', member, 'k', kind or 'lost', 'd', redis.call('HGET', attempt, 'node') or '')
 end
 """
 
@@ -136,6 +136,23 @@ redis.call('PEXPIRE', news, ARGV[5])
 if ARGV[4] ~= '' then redis.call('SET', home, ARGV[4], 'PX', ARGV[5]) end
 return 'ok'
 """
+
+# Give up an attempt whose process of the worker was killed, once nothing that it has started is left: "ok",
+# "fenced" or "missing", as above.
+#
+# KEYS: attempt, leases, news, busy. ARGV: 1 member, 2 owner, 3 name
+GIVE_UP = (
+    _BASE
+    + """
+local attempt, leases, news, busy = unpack(KEYS)
+local known = redis.call('HMGET', attempt, 'state', 'owner')
+if not known[1] then return 'missing' end
+if known[1] ~= 'running' or known[2] ~= ARGV[2] then return 'fenced' end
+redis.call('HDEL', busy, ARGV[3])
+lose(attempt, leases, news, ARGV[1], 'killed')
+return 'ok'
+"""
+)
 
 # Return an attempt that nothing was started for: another node may take it.
 #

@@ -73,7 +73,7 @@ class Following:
         if state != "running":
             return
         while self._result is None and (news := await self.listener.next()) is not None:
-            if news.kind in ("started", "ended", "lost"):
+            if news.kind in ("started", "ended", "lost", "killed"):
                 await self._follow(news)
             elif news.kind == "refused" and await self._ask_to_end() != "running":
                 return
@@ -111,6 +111,9 @@ class Following:
             case "lost":
                 node = news.data.decode()
                 self._result = self._lost(f"the worker {node} was lost while it ran")
+            case "killed":
+                node = news.data.decode()
+                self._result = self._lost(f"its process of the worker {node} was killed")
 
     def _start(self, said: dict[str, Any]) -> None:
         if self._started:

@@ -105,7 +105,7 @@ class RunningAttempt:
         backend = self.request.to or self.request.backend or ""
         try:
             async with AsyncExitStack() as stack:
-                files = self.process.files
+                files = self.process.files.with_marker(marker)
                 try:
                     request = await stack.enter_async_context(
                         files.attempt(self.request, self.on_notice)

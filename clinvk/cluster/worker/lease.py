@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
+import msgspec
 
 from clinvk.cluster.ledger.ledger import Beat, Ledger, Owner
 from clinvk.cluster.worker.settings import RUN, STOP_NOW, Orders
@@ -166,7 +167,7 @@ class Lease:
         ):
             self._told_at = self._renewed_at
             until = self._renewed_at + self.ledger.lease * GUARD_SHARE
-            self._guard.watch(self._marker, until)
+            self._guard.watch(self._marker, until, msgspec.to_builtins(self.owner))
 
     def _obey(self, answer: Beat) -> None:
         """Stop if the submitter has asked for it."""

@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -31,6 +30,7 @@ from clinvk.cluster.worker.pool import fork_pool, kill_pool, send_signal
 from clinvk.cluster.worker.resources import WorkerProcess
 from clinvk.cluster.worker.settings import STOP, STOP_NOW, Orders, WorkerSettings
 from clinvk.cluster.worker.supervisor import Guard
+from clinvk.cluster.worker.watchdog import Watchdog
 from clinvk.dispatch.dispatcher import Dispatcher
 from clinvk.errors import ClinvkError, UsageError
 from clinvk.process.ownership import prepare_for_many
@@ -78,7 +78,7 @@ class WorkerNode:
         remove_debris(settings.config.home)
         _do_not_retry(client)
         read, write = os.pipe()
-        supervisor = _start_supervisor(read)
+        watchdog = Watchdog(read)
         os.close(read)
         made = apps.create_app(settings.address)
         prepare_for_many()  # of the processes that are forked, too
@@ -89,17 +89,19 @@ class WorkerNode:
                 for backend in settings.pools:
                     self._start(made, backend, process)
                 self._say(_describe(settings))
-                return self._serve(ledger, made, process, supervisor)
+                return self._serve(ledger, made, process, watchdog)
         finally:
             for pid in self._pools:
                 kill_pool(pid)
             self._clis.close()
+            os.close(write)
+            watchdog.wait()
             with suppress(Exception):
+                watchdog.report(ledger)
                 ledger.say_gone(settings.name, settings.slots)
                 Nodes(client, ledger.keys).remove(settings.name)
+            watchdog.close()
             client.close()
-            os.close(write)
-            supervisor.wait()
 
     def _check_name(self, ledger: Ledger) -> None:
         name = self.settings.name
@@ -114,7 +116,7 @@ class WorkerNode:
         ledger: Ledger,
         made: Celery,
         process: WorkerProcess,
-        supervisor: subprocess.Popen[bytes],
+        watchdog: Watchdog,
     ) -> int:
         next_report = 0.0
         nodes = Nodes(ledger.client, ledger.keys)
@@ -126,8 +128,10 @@ class WorkerNode:
                 if self._phase == "running":
                     self._wake_drivers(runs, made)
                 next_report = now + ALIVE_INTERVAL
-            if supervisor.poll() is not None and self._phase == "running":
+            if watchdog.is_gone and self._phase == "running":
                 self._fail("its supervisor was killed, so nothing could be cleaned up any more")
+            with suppress(_redis_errors()):  # it is tried again
+                watchdog.report(ledger)
             self._follow_signals(now)
             self._reap()
             self._restart(made, process)
@@ -276,16 +280,6 @@ def _do_not_retry(client: redis.Redis) -> None:
     from redis.retry import Retry
 
     client.set_retry(Retry(NoBackoff(), 0))
-
-
-def _start_supervisor(pipe: int) -> subprocess.Popen[bytes]:
-    try:
-        return subprocess.Popen(
-            [sys.executable, "-m", "clinvk.cluster.worker.supervisor", str(pipe)],
-            pass_fds=[pipe], start_new_session=True, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
-    except OSError as error:
-        raise ClinvkError(f"the supervisor cannot be started: {error}") from error
 
 
 def _describe(settings: WorkerSettings) -> str:

@@ -4,8 +4,12 @@ worker was killed, or has not renewed its lease for too long.
 One for each worker, in a session of its own. It reads lines of JSON from a pipe that all processes of
 the worker can write to, and ends once all of them are gone:
 
-    {"marker": …, "pid": …, "until": …}   an attempt runs; end it if `pid` exits first, or at `until`
-    {"marker": …}                         it has ended
+    {"marker": …, "pid": …, "until": …, "owner": …}   an attempt runs; end it if `pid` exits first, or at
+                                                      `until`
+    {"marker": …}                                     it has ended
+
+For an attempt whose process was killed, it prints its owner in a line of JSON once nothing is left of
+what that has started.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ import selectors
 import signal
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -23,6 +28,8 @@ from msgspec import Struct
 
 CHECK_INTERVAL = 0.5  # seconds between looks at processes whose exit is not signalled
 CHUNK_SIZE = 64 * 1024  # bytes
+LOOKS = 2  # for what is left, after all was ended
+LOOK_PAUSE = 0.05  # seconds before each
 WHENEVER = (
     0.0  # it was started; each attempt has a marker of its own, and the clock may have been set
 )
@@ -41,10 +48,11 @@ class Guard:
     def __init__(self, fd: int) -> None:
         self.fd = fd
 
-    def watch(self, marker: str, until: float) -> None:
+    def watch(self, marker: str, until: float, owner: Mapping[str, Any]) -> None:
         """Have what carries the marker ended when this process exits, or at `until` of
-        `boot_clock`."""
-        self._say({"marker": marker, "pid": os.getpid(), "until": until})
+        `boot_clock`. `owner` is what the node is told in the first case."""
+        line = {"marker": marker, "pid": os.getpid(), "until": until, "owner": owner}
+        self._say(line)
 
     def release(self, marker: str) -> None:
         self._say({"marker": marker})
@@ -62,6 +70,7 @@ class Watched(Struct):
     pid: int
     until: float
     pidfd: int | None
+    owner: Any = None
 
 
 class Supervisor:
@@ -107,7 +116,7 @@ class Supervisor:
             pidfd = _open_pidfd(line["pid"])
             if pidfd is not None:
                 self.selector.register(pidfd, selectors.EVENT_READ)
-            self.watched[marker] = Watched(line["pid"], line["until"], pidfd)
+            self.watched[marker] = Watched(line["pid"], line["until"], pidfd, line.get("owner"))
 
     def _forget(self, marker: str) -> None:
         known = self.watched.pop(marker, None)
@@ -120,27 +129,47 @@ class Supervisor:
         late = {m: w for m, w in self.watched.items() if w.until <= now}
         orphans = {m: w for m, w in self.watched.items() if m not in late and _is_gone(w.pid)}
         if late or orphans:
-            _end_trees(list(late), list(orphans))
+            for marker in _end_trees(list(late), list(orphans)):
+                _tell_node(orphans[marker].owner)
         for marker in (*late, *orphans):
             self._forget(marker)
 
 
-def _end_trees(late: list[str], orphans: list[str]) -> None:
-    """End all that carries these markers: at once if the lease expires, otherwise politely."""
+def _tell_node(owner: Any) -> None:
+    with suppress(OSError):  # it has ended, too
+        os.write(1, json.dumps(owner).encode() + b"\n")
+
+
+def _end_trees(late: list[str], orphans: list[str]) -> list[str]:
+    """End all that carries these markers: at once if the lease expires, otherwise politely. Returns the
+    orphans of which certainly nothing is left."""
     # 55 ms, and most workers never need it.
     import anyio
 
     # The same.
     from clinvk.process.tree import ProcessTree
 
+    ended = []
+
+    async def end_orphan(marker: str) -> None:
+        await ProcessTree.left_behind(marker, WHENEVER).terminate_then_kill()
+        for _ in range(
+            LOOKS
+        ):  # a program that is just being started has no environment for a moment
+            await anyio.sleep(LOOK_PAUSE)
+            if ProcessTree.left_behind(marker, WHENEVER).alive:
+                return
+        ended.append(marker)
+
     async def end() -> None:
         async with anyio.create_task_group() as tasks:
             for marker in late:
                 tasks.start_soon(ProcessTree.left_behind(marker, WHENEVER).kill_all)
             for marker in orphans:
-                tasks.start_soon(ProcessTree.left_behind(marker, WHENEVER).terminate_then_kill)
+                tasks.start_soon(end_orphan, marker)
 
     anyio.run(end)
+    return ended
 
 
 def _open_pidfd(pid: int) -> int | None:
