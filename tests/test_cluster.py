@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -13,14 +14,14 @@ import pytest
 import clinvk
 from clinvk.cluster import app as apps
 from clinvk.cluster.address import parse
-from clinvk.cluster.keys import AttemptId, queue_of
+from clinvk.cluster.keys import AttemptId, native_session, queue_of
 from clinvk.cluster.payload import PROTOCOL
 from clinvk.cmd.drive.cluster import MAX_PARALLEL
 from clinvk.config import loading
 from clinvk.dispatch.dispatcher import Dispatcher
 from tests.clusters import SECONDS, Cluster, cluster
 from tests.conftest import is_alive, wait_for
-from tests.desk import ends, kill
+from tests.desk import SCRIPT, ends, kill
 from tests.stores import keep
 from tests.terminals import Terminal, ending
 from tests.test_checks import worker as made_up
@@ -708,6 +709,48 @@ def test_a_session_is_continued_where_its_conversation_is(cluster: Cluster, how:
     is_said = "its session is on w1, which is not connected" in done.stderr
     assert is_said is (how != "there"), done
     assert ("starting it over from the transcript" in done.stderr) is (how != "there"), done
+
+
+@pytest.mark.parametrize("how", ["outside", "a week ago", "found here"])
+def test_a_session_that_no_worker_is_known_to_have_is_started_over(cluster: Cluster, how: str):
+    """It was begun without the cluster, or so long ago that the record of its worker has expired. A worker
+    whose CLI has its file continues it."""
+    cluster.configure(f"session: {{storage: '{cluster.url}'}}")
+    if how == "found here":
+        native = "01234567-89ab-cdef-0123-456789abcdef"
+        script = SCRIPT.replace("FOLDER", str(cluster.folder)).replace("native-$$", native)
+        cluster.home.backend("codex", script)
+    backend = "codex" if how == "found here" else "fake"
+    slots = f"{backend}=1"
+    if how == "a week ago":
+        first = cluster.worker("w1", slots=slots)
+    steps = cluster.file(
+        {"steps": ["a", "bad b"], "pass_session": True, "defaults": {"backend": backend}}
+    )
+    where = cluster.url if how == "a week ago" else "none"
+    failed = json.loads(cluster.clinvk("chain", steps, "--json", "--cluster", where).stdout)
+    assert [step["state"] for step in failed["results"]] == ["done", "failed"], failed
+    session = failed["results"][0]["session_id"]
+    ledger = cluster.ledger()
+    if how == "a week ago":
+        assert ledger.client.delete(ledger.keys.home(native_session(session, backend))) == 1
+        first.signal(signal.SIGTERM)
+        assert first.ends() == 0
+    elif how == "found here":
+        folder = Path(cluster.home.env["HOME"]) / ".codex" / "sessions" / "2026" / "11" / "28"
+        folder.mkdir(parents=True)
+        (folder / f"rollout-2026-11-28T10-00-00-{native}.jsonl").touch()
+    cluster.worker("w2", slots=slots)
+    cluster.repair()
+    done = cluster.go("runs", "retry", failed["id"], "--json")
+    again = json.loads(done.stdout)["results"][1]
+    assert (again["state"], again["session_id"], again["node"]) == ("done", session, "w2"), done
+    mode = [line for line in cluster.modes() if line.startswith(("run", "resume"))][-1]
+    is_over = how != "found here"
+    assert mode.startswith("run" if is_over else "resume")
+    said = f"no worker is known to have its conversation with {backend}; starting it over from the transcript"
+    assert (said in done.stderr) is is_over, done
+    assert ledger.home_of(native_session(session, backend)) == "w2", "it is known from now on"
 
 
 def test_a_task_has_no_further_turn_on_a_worker_once_the_budget_is_spent(cluster: Cluster):

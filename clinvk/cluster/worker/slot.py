@@ -7,6 +7,7 @@ import time
 import traceback
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ from clinvk import __version__
 from clinvk.backend.options import resolve_settings
 from clinvk.cluster import payload
 from clinvk.cluster.files.checks import new_folder
-from clinvk.cluster.keys import AttemptId, native_session
+from clinvk.cluster.keys import AttemptId
 from clinvk.cluster.ledger.ledger import Claim, Owner
 from clinvk.cluster.limits.on_worker import Refusal
 from clinvk.cluster.worker.attempt import RunningAttempt, refusal, say
+from clinvk.cluster.worker.homes import why_start_over
 from clinvk.cluster.worker.resources import WorkerProcess
 from clinvk.cluster.worker.supervisor import boot_clock
 from clinvk.engine.attempt import failed_result
@@ -81,9 +83,9 @@ class Slot:
             return
 
         notices = []
-        if home := self._other_home(request):
+        if why := _patiently(partial(why_start_over, self.process, request)):
             request = request.replace(replay=True)
-            notices.append(f"its conversation is on {home}; starting it over from the transcript")
+            notices.append(f"{why}; starting it over from the transcript")
 
         async def run() -> None:
             running = RunningAttempt(self.process, owner, request, limits, ledger, claimed_at)
@@ -128,15 +130,6 @@ class Slot:
             env=env, secrets=secrets,
             check_dir=new_folder(home, request.task) if request.check_dir is not None else None,
         )  # fmt: skip
-
-    def _other_home(self, request: Request) -> str | None:
-        """The node whose CLI has the native session that the request continues; None if that is this
-        one, or is not known."""
-        if request.session is None:
-            return None
-        session = native_session(request.session, request.to or request.backend or "")
-        home = _patiently(lambda: self.process.ledger.home_of(session))
-        return None if home in (None, self.process.settings.name) else str(home)
 
     def _configured(self, backend: str) -> dict[str, Any]:
         """The options that this worker sets for a backend."""

@@ -33,6 +33,19 @@ def find_native(backend: str, env: Mapping[str, str], native_id: str) -> NativeS
     return max(filter(None, found), key=lambda s: s.updated, default=None)
 
 
+def has_native(backend: str, env: Mapping[str, str], native_id: str) -> bool:
+    """Whether there is a file with the session with this native id; False if that cannot be known. Raises
+    `OSError`, and whatever a damaged file leads to."""
+    if not can_read(backend):
+        return False
+    reader = reader_for(backend)
+    for path in reader.find_files(env):
+        with suppress(FileNotFoundError):  # it was deleted meanwhile
+            if reader.find_native_id(path) == native_id:
+                return True
+    return False
+
+
 def used_since(
     backend: str, env: Mapping[str, str], cwd: str, since: datetime
 ) -> list[NativeSession]:
