@@ -109,7 +109,7 @@ class NamedLocks:
 
     def exists(self, session_id: str) -> bool:
         """Whether a turn was ever started, or is being started now."""
-        return (self.folder / session_id).exists()
+        return os.path.exists(f"{self.folder}/{session_id}")
 
     def older_than(self, moment: float) -> list[str]:
         """Ids whose turns started or ended before that time, in seconds since 1970."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from clinvk.store.codec import (
 
 FileState = tuple[int, ...]  # changes when a file is written or replaced
 TimeAndSize = tuple[int, int]  # of a record: nanoseconds, bytes; as stored in the index
+Unlink = Callable[[str], None]
 
 
 class SessionFiles:
@@ -239,12 +240,14 @@ class SessionFiles:
         except OSError as error:
             raise file_error("write", path, error) from error
 
-    def remove(self, session_id: str) -> None:
+    def remove(self, session_id: str, unlink: Unlink = os.unlink) -> None:
         """Delete the record last: while it exists, the rest can still be deleted."""
-        _remove(self.transcript_path(session_id))
-        _remove(self.record_path(session_id))
+        _remove(self.transcript_path(session_id), unlink)
+        _remove(self.record_path(session_id), unlink)
 
-    def remove_old(self, session_id: str, before: str, stat: TimeAndSize | None) -> bool:
+    def remove_old(
+        self, session_id: str, before: str, stat: TimeAndSize | None, unlink: Unlink
+    ) -> bool:
         """Delete the session if its record is unchanged since it was found old, or is still old."""
         try:
             now = os.stat(self.record_path(session_id))
@@ -252,7 +255,7 @@ class SessionFiles:
             return False
         if (now.st_mtime_ns, now.st_size) != stat and not self._is_old(session_id, before):
             return False
-        self.remove(session_id)
+        self.remove(session_id, unlink)
         return True
 
     def _is_old(self, session_id: str, before: str) -> bool:
@@ -292,9 +295,9 @@ def _lines(messages: Iterable[Message]) -> bytes:
     return b"".join(encode(m.to_json()) + b"\n" for m in messages)
 
 
-def _remove(path: str) -> None:
+def _remove(path: str, unlink: Unlink = os.unlink) -> None:
     try:
-        os.unlink(path)
+        unlink(path)
     except FileNotFoundError:
         pass
     except (IsADirectoryError, PermissionError) as error:

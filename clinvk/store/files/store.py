@@ -31,7 +31,7 @@ from clinvk.store.base import Change, Damaged, Hit, Query
 from clinvk.store.codec import not_found_error, taken_error
 from clinvk.store.files.deferred import DeferredFiles
 from clinvk.store.files.index_sync import IndexChange, IndexSync, Progress
-from clinvk.store.files.records import SessionFiles, TimeAndSize
+from clinvk.store.files.records import SessionFiles, TimeAndSize, Unlink
 from clinvk.store.locks import TurnLocks
 
 if TYPE_CHECKING:
@@ -172,6 +172,8 @@ class FileStore(Closing):
                     told.append(lambda index: index.remove([session_id]))
 
     def clean(self, before: str, *, dry_run: bool = False) -> list[str]:
+        from clinvk.disk.removal import Removal  # only to delete many sessions
+
         self._index_sync.check_open()
         if not dry_run:
             self._delete_stray_locks(before)
@@ -182,9 +184,10 @@ class FileStore(Closing):
         if not old:
             return gone
         with self._index_sync.removing(REMOVING_MARK) as told:
-            for session_id, stat in old:
-                if self._remove_idle(session_id, before, stat):
-                    gone.append(session_id)
+            with Removal() as removal:
+                for session_id, stat in old:
+                    if self._remove_idle(session_id, before, stat, removal.unlink):
+                        gone.append(session_id)
             told.append(lambda index: index.remove(gone))
         return gone
 
@@ -261,13 +264,15 @@ class FileStore(Closing):
             return found
         return [(s.id, None) for s in self._files.scan(query) if isinstance(s, Session)]
 
-    def _remove_idle(self, session_id: str, before: str, stat: TimeAndSize | None) -> bool:
+    def _remove_idle(
+        self, session_id: str, before: str, stat: TimeAndSize | None, unlink: Unlink
+    ) -> bool:
         """Delete the session if it is still old and not running; call it with the lock held.
 
         A starting turn takes its lock first, and then has to write before it starts anything: so
         without a lock now, any turn that starts will find the session deleted."""
         if not self._locks.exists(session_id):
-            return self._files.remove_old(session_id, before, stat)
+            return self._files.remove_old(session_id, before, stat, unlink)
         turn = self.acquire_turn(session_id)
         if turn is None:
             return False
@@ -275,7 +280,7 @@ class FileStore(Closing):
             turn.abandon()
             return False
         try:
-            removed = self._files.remove_old(session_id, before, stat)
+            removed = self._files.remove_old(session_id, before, stat, unlink)
             if removed:
                 self._locks.delete(session_id)
             return removed
