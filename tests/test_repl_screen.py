@@ -138,6 +138,18 @@ def test_what_is_typed_while_a_command_fills_the_input_line_stays(tmux: Tmux, ho
     tmux.shows("exit 0")
 
 
+def test_ctrl_d_during_the_first_answer_exits_after_it(tmux: Tmux, home: Home):
+    hold = home.path.parent / "fakes" / "hold"
+    hold.touch()
+    tmux.start("repl", "list them")
+    tmux.shows("Ctrl-C stops")
+    tmux.keys("C-d")
+    tmux.shows("exits after this answer")
+    hold.unlink()
+    tmux.shows("exit 0")
+    assert asked(home) == ["list them"]
+
+
 def test_a_closed_terminal_ends_the_cli_and_saves_the_session(tmux: Tmux, home: Home):
     tmux.start()
     tmux.shows("new session")

@@ -93,7 +93,7 @@ def _explain_approval(dispatcher: Dispatcher, request: Request, opened: OpenedPr
 def _run(sitting: Sitting, opened: OpenedPrompt) -> int:
     if sys.stdin.isatty() and sys.stdout.isatty() and not is_dumb():
         # prompt_toolkit, 80 ms: only for a user who is about to type.
-        from clinvk.repl.screen.app import run_on_screen
+        from clinvk.repl.screen.opening import run_on_screen
 
         return run_on_screen(sitting, opened.first)
     # Only without a screen.
