@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 import anyio
 
 from clinvk.cmd.views.run import RunViewer, SilentViewer
-from clinvk.engine.scheduler import Change
+from clinvk.engine.scheduling.scheduler import Change
 from clinvk.model.events import Delta, Started
 from clinvk.model.outcome import Outcome
 from clinvk.terminal.board import Board

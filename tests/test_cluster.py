@@ -680,7 +680,7 @@ def test_nothing_of_a_cluster_is_imported_without_one(cluster: Cluster):
         capture_output=True, text=True, check=True, timeout=SECONDS,
     )  # fmt: skip
     found = done.stdout.rpartition("modules:")[2].split()
-    assert "clinvk.engine.scheduler" in found
+    assert "clinvk.engine.scheduling.scheduler" in found
     slow = ("celery", "kombu", "billiard", "redis", "clinvk.cluster")
     assert [name for name in found if name.startswith(slow)] == []
     assert cluster.starts() == ["a"]

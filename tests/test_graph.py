@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clinvk.engine.graph import Step, TaskGraph
+from clinvk.engine.scheduling.graph import Step, TaskGraph
 from clinvk.model.plan import Task
 
 ENDS = ["done", "failed", "indeterminate", "cancelled", "waiting"]

@@ -351,7 +351,7 @@ main()
 
 @pytest.mark.parametrize("module", [
     "clinvk.cmd.main", "typer", "clinvk.cmd.parallel", "clinvk.plans.parse", "anyio",
-    "clinvk.process.child", "clinvk.engine.scheduler",
+    "clinvk.process.child", "clinvk.engine.scheduling.scheduler",
 ])  # fmt: skip
 def test_ctrl_c_before_anything_has_begun_leaves_nothing_half_begun(
     clinvk: CommandLine, fake: Home, module: str

@@ -22,13 +22,13 @@ from msgspec.structs import replace
 
 from clinvk.config import loading
 from clinvk.dispatch.dispatcher import Dispatcher
-from clinvk.engine import backoff
 from clinvk.engine.driven_run import DrivenRun
 from clinvk.engine.executor import LocalExecutor
 from clinvk.engine.rerun import unfinished
 from clinvk.engine.resumed_run import ResumedRun
 from clinvk.engine.run_context import local_context
-from clinvk.engine.scheduler import Scheduler
+from clinvk.engine.scheduling import backoff
+from clinvk.engine.scheduling.scheduler import Scheduler
 from clinvk.errors import ClinvkError, ConfigError, SessionError
 from clinvk.model.outcome import Outcome, RunResult
 from clinvk.model.plan import Halt, Plan, Task, with_keys

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clinvk.engine import backoff
 from clinvk.engine.executor import Reporter
-from clinvk.engine.scheduler import Change, Scheduler
+from clinvk.engine.scheduling import backoff
+from clinvk.engine.scheduling.scheduler import Change, Scheduler
 from clinvk.model.events import Delta, Text
 from clinvk.model.outcome import Outcome
 from clinvk.model.plan import Plan
@@ -392,7 +392,7 @@ def test_every_task_ends_and_none_starts_before_its_needs_are_done(
 
 def test_neither_the_scheduler_nor_an_attempt_knows_how_a_request_is_run():
     for name in ("scheduler", "attempt"):
-        text = (PROJECT / "clinvk" / "engine" / f"{name}.py").read_text()
+        text = (PROJECT / "clinvk" / "engine" / "scheduling" / f"{name}.py").read_text()
         assert "clinvk.dispatch" not in text
 
 

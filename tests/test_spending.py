@@ -2,7 +2,7 @@
 
 import pytest
 
-from clinvk.engine.budget import BudgetTracker
+from clinvk.engine.scheduling.budget import BudgetTracker
 from clinvk.model.outcome import Outcome
 from clinvk.model.plan import Budget
 from clinvk.model.result import Result

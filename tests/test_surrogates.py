@@ -8,7 +8,7 @@ import pytest
 from clinvk.backend.output.event_parser import EventParser
 from clinvk.config import loading
 from clinvk.dispatch.dispatcher import Dispatcher
-from clinvk.engine.scheduler import Scheduler
+from clinvk.engine.scheduling.scheduler import Scheduler
 from clinvk.model.request import Request
 from clinvk.text.values import sound
 from tests.conftest import END, READ, START, CommandLine, Home

@@ -1,1 +1,1 @@
-"""The order in which the tasks of a plan run, and when they stop."""
+"""Runs of plans: which tasks they run, what is recorded of them, and how they are continued."""

@@ -37,7 +37,7 @@ from clinvk.runs.output_dir import OutputDirectory
 from clinvk.text.json_answer import NoJson, last_value
 
 if TYPE_CHECKING:
-    from clinvk.engine.scheduler import Scheduler
+    from clinvk.engine.scheduling.scheduler import Scheduler
     from clinvk.model.progress import Change
 
 T = TypeVar("T")
@@ -237,7 +237,7 @@ class DrivenRun:
         import anyio  # not needed to show a run
 
         # Only once something is to run: 10 ms.
-        from clinvk.engine.scheduler import Scheduler
+        from clinvk.engine.scheduling.scheduler import Scheduler
 
         began, clock = datetime.now(UTC), time.monotonic()
         run_id = self.folder.id if self.folder else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from clinvk.engine.graph import TaskGraph, graph_states
+from clinvk.engine.scheduling.graph import TaskGraph, graph_states
 from clinvk.errors import UsageError
 from clinvk.model.outcome import Outcome
 from clinvk.model.plan import Plan

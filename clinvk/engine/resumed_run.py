@@ -12,10 +12,10 @@ from msgspec.structs import replace
 
 from clinvk.dispatch.dispatcher import CHECKING
 from clinvk.dispatch.off_loop import StoreCalls
-from clinvk.engine import backoff
 from clinvk.engine.driven_run import DrivenRun
 from clinvk.engine.rerun import INTERRUPTED_STATES, SelectTasks, requeue_if_unfinished, unfinished
 from clinvk.engine.run_context import ClusterRuns, RunContext
+from clinvk.engine.scheduling import backoff
 from clinvk.errors import ClinvkError, SessionError
 from clinvk.model.checks.progress import CheckProgress
 from clinvk.model.outcome import Outcome, RunResult, outcome_from_result

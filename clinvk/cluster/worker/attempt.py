@@ -23,9 +23,9 @@ from clinvk.cluster.worker.lease import Lease
 from clinvk.cluster.worker.resources import WorkerProcess
 from clinvk.cluster.worker.settings import RUN
 from clinvk.disk.jsonl import encode
-from clinvk.engine.attempt import failed_result
 from clinvk.engine.executor import Allowance, LocalExecutor, RunningRequest
 from clinvk.engine.mishaps import failure_of, lacks_room
+from clinvk.engine.scheduling.attempt import failed_result
 from clinvk.errors import ClinvkError, LimitError, NotInstalledError
 from clinvk.model.events import Checking, Event
 from clinvk.model.request import Request

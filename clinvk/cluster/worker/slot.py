@@ -24,7 +24,7 @@ from clinvk.cluster.worker.attempt import RunningAttempt, refusal, say
 from clinvk.cluster.worker.homes import why_start_over
 from clinvk.cluster.worker.resources import WorkerProcess
 from clinvk.cluster.worker.supervisor import boot_clock
-from clinvk.engine.attempt import failed_result
+from clinvk.engine.scheduling.attempt import failed_result
 from clinvk.errors import ClinvkError
 from clinvk.model.request import Request
 from clinvk.plans.labels import missing_labels

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 Ask = Callable[[], Awaitable[Result]]
 
 
-class Owner(Protocol):
-    """The owner of the attempt, which decides what follows."""
+class Reports(Protocol):
+    """What is told of an attempt while it runs."""
 
     def on_session(self, i: int, session_id: str) -> None:
         """The session of the attempt is known."""
@@ -38,18 +38,22 @@ class Owner(Protocol):
 
     def on_notice(self, i: int, message: str) -> None: ...
 
-    def may_continue(self, result: Result) -> str | None:
-        """Why the attempt may have no further turn; None if it may."""
-
     async def on_turn(self, i: int, turn: Checking, result: Result, events: int | None) -> None:
         """A turn of the attempt has succeeded, and is checked now; secrets are removed. `events` is
-        its event log, open once more, which the owner has to close."""
+        its event log, open once more, which has to be closed."""
 
     async def on_check(self, i: int, event: Checked) -> None:
         """The check has ended."""
 
     async def on_round(self, i: int, event: Round) -> None:
         """A further turn of the attempt begins."""
+
+
+class Owner(Protocol):
+    """The owner of the attempt, which decides what follows."""
+
+    def may_continue(self, result: Result) -> str | None:
+        """Why the attempt may have no further turn; None if it may."""
 
     async def on_result(self, i: int, result: Result, events: int | None) -> None:
         """The attempt has ended. `events` is its open event log, which the owner has to close."""
@@ -58,11 +62,14 @@ class Owner(Protocol):
 class Attempt:
     """An attempt at task `i`. `cancel` may be called from anywhere in the event loop."""
 
-    def __init__(self, i: int, backend: str, outcome_before: Outcome, owner: Owner) -> None:
+    def __init__(
+        self, i: int, backend: str, outcome_before: Outcome, owner: Owner, reports: Reports
+    ) -> None:
         self.i = i
         self.backend = backend
         self.outcome_before = outcome_before  # the task's state before
         self.owner = owner
+        self.reports = reports
         self.scope = anyio.CancelScope()
         self.running: RunningRequest | None = None
         self.room: anyio.Event | None = None  # set while it waits for files or processes
@@ -112,15 +119,15 @@ class Attempt:
     # Reports of the executor.
 
     def on_notice(self, message: str) -> None:
-        self.owner.on_notice(self.i, message)
+        self.reports.on_notice(self.i, message)
 
     def on_started(self, running: RunningRequest) -> None:
         self.running = running
         if running.session_id is not None:
-            self.owner.on_session(self.i, running.session_id)
+            self.reports.on_session(self.i, running.session_id)
 
     async def on_node(self, node: str) -> None:
-        await self.owner.on_node(self.i, node)
+        await self.reports.on_node(self.i, node)
 
     async def on_event(self, event: Event) -> None:
         if self._log is not None:
@@ -128,11 +135,11 @@ class Attempt:
         if isinstance(event, Checking):
             await self._on_turn(event)
         elif isinstance(event, Checked):
-            await self.owner.on_check(self.i, event)
+            await self.reports.on_check(self.i, event)
         elif isinstance(event, Round):
-            await self.owner.on_round(self.i, event)
+            await self.reports.on_round(self.i, event)
         if seen := event_without_secrets(event, self._secrets):
-            self.owner.on_event(self.i, seen)
+            self.reports.on_event(self.i, seen)
 
     def may_continue(self, result: Result) -> str | None:
         return self.owner.may_continue(result)
@@ -146,7 +153,7 @@ class Attempt:
         if self._log is not None:
             events = await self._log.add_turn(result)
         with anyio.CancelScope(shield=True):
-            await self.owner.on_turn(self.i, event, result, events)
+            await self.reports.on_turn(self.i, event, result, events)
 
     async def _try(self, ask: Ask, journal: Journal | None) -> Exception | None:
         """Run the request and pass its result on. Returns an error instead if there were too few

@@ -9,7 +9,7 @@ from datetime import datetime
 
 from msgspec.structs import replace
 
-from clinvk.engine import backoff
+from clinvk.engine.scheduling import backoff
 from clinvk.model.plan import Rules
 from clinvk.model.result import Failure
 from clinvk.process import wall_clock

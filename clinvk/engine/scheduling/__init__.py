@@ -1,0 +1,1 @@
+"""Which tasks of a plan run when, and when they stop."""
