@@ -25,7 +25,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import clinvk
-from clinvk.backend.manifest import parse_manifest
+from clinvk.backend.reading.parse import parse_manifest
 from clinvk.config.loading import parse_config
 
 PROJECT = Path(__file__).parent.parent

@@ -9,7 +9,7 @@ import pytest
 
 from clinvk.backend.files import cleanup
 from clinvk.backend.files.cleanup import delete_native_session
-from clinvk.backend.manifest import parse_manifest
+from clinvk.backend.reading.parse import parse_manifest
 from clinvk.disk.reading import LARGEST
 from clinvk.errors import ConfigError
 from clinvk.process.command import Command

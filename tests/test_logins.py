@@ -12,7 +12,8 @@ import yaml
 
 from clinvk.backend.files import login_lock as login_locks
 from clinvk.backend.files.login_lock import login_lock
-from clinvk.backend.manifest import Manifest, parse_manifest
+from clinvk.backend.manifest import Manifest
+from clinvk.backend.reading.parse import parse_manifest
 
 pytestmark = pytest.mark.anyio
 
@@ -20,7 +21,7 @@ HOLD = """
 import anyio, sys
 from pathlib import Path
 from clinvk.backend.files.login_lock import login_lock
-from clinvk.backend.manifest import parse_manifest
+from clinvk.backend.reading.parse import parse_manifest
 
 async def hold():
     manifest = parse_manifest(Path(sys.argv[1]).read_text(), Path("mine.yaml"))

@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from clinvk.backend.catalog import Catalog, read_manifest
-from clinvk.backend.manifest import check_expressions, parse_manifest
+from clinvk.backend.reading.expressions import check_expressions
+from clinvk.backend.reading.parse import parse_manifest
 from clinvk.config.paths import built_in_manifests
 from clinvk.errors import ConfigError
 from tests.conftest import CommandLine, Home

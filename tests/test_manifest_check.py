@@ -9,7 +9,7 @@ import yaml
 
 import clinvk as package
 from clinvk.backend.authoring.problems import find_problems
-from clinvk.backend.manifest import parse_manifest
+from clinvk.backend.reading.parse import parse_manifest
 from clinvk.config.paths import built_in_manifests
 from clinvk.text.typed import format_path
 from tests.conftest import PROJECT, CommandLine, Home

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from clinvk.backend.command_line import ARGUMENT_BYTES, build_command, new_native_id
-from clinvk.backend.manifest import parse_manifest
+from clinvk.backend.reading.parse import parse_manifest
 from clinvk.errors import ConfigError, UsageError
 from clinvk.process.command import Command
 from tests.conftest import READ, START, CommandLine, Home, say

@@ -13,7 +13,7 @@ import pytest
 from clinvk.api import tasks as fanout
 from clinvk.backend.catalog import Catalog
 from clinvk.backend.command_line import check_arguments
-from clinvk.backend.manifest import parse_manifest
+from clinvk.backend.reading.parse import parse_manifest
 from clinvk.config import loading
 from clinvk.dispatch.dispatcher import Dispatcher
 from clinvk.errors import ClinvkError, ConfigError, UsageError

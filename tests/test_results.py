@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import yaml
 
-from clinvk.backend.manifest import parse_manifest
 from clinvk.backend.options import Setting
 from clinvk.backend.output.event_parser import EventParser
+from clinvk.backend.reading.parse import parse_manifest
 from clinvk.config.paths import built_in_manifests
 from clinvk.dispatch.answer_schema import AnswerSchema
 from clinvk.dispatch.folding.fold import TurnFold

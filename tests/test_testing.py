@@ -14,7 +14,7 @@ import pytest
 import clinvk
 from clinvk import store as clinvk_store
 from clinvk.backend.catalog import Catalog, read_manifest
-from clinvk.backend.manifest import check_expressions
+from clinvk.backend.reading.expressions import check_expressions
 from clinvk.backend.selection import BackendSelector
 from clinvk.config import loading
 from clinvk.config.paths import backend_names

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from clinvk.backend.manifest import for_version, parse_manifest
+from clinvk.backend.reading.parse import parse_manifest
+from clinvk.backend.reading.variants import for_version
 from clinvk.backend.versions.number import find_version, is_older, parse_version
 from clinvk.errors import ConfigError
 from tests.conftest import CommandLine, Home

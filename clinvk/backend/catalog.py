@@ -9,8 +9,10 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from clinvk.backend.manifest import Manifest, check_expressions, parse_manifest
+from clinvk.backend.manifest import Manifest
 from clinvk.backend.prepared import load_prepared
+from clinvk.backend.reading.expressions import check_expressions
+from clinvk.backend.reading.parse import parse_manifest
 from clinvk.config.paths import backend_names, built_in_manifests
 from clinvk.disk.reading import read_file
 from clinvk.errors import ConfigError, NotInstalledError

@@ -1,24 +1,18 @@
 """The manifest of a backend: how to call one CLI and how to read its output.
 
+Here is what one holds; how it is read, checked, and changed for a version of the CLI is in `reading`.
 `docs/manifests.md` describes every key; those in `backends/` are the examples.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
-from functools import lru_cache
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any, Literal
 
-from msgspec import Struct, field, to_builtins
-from msgspec.structs import replace
+from msgspec import Struct, field
 
-from clinvk.backend.versions.number import is_older, parse_version
+from clinvk.backend.versions.number import is_older
 from clinvk.errors import ConfigError
-from clinvk.model.option_table import CHOICES
-from clinvk.text import values, yaml
-from clinvk.text.typed import ShapeError, build_struct, format_path
 
 EVENTS = (
     "started", "delta", "text", "thinking", "tool", "tool_result",
@@ -217,295 +211,15 @@ class Manifest(Struct, frozen=True):
         return _rules(self.events, ("events",))
 
 
-def parse_manifest(text: str | bytes, source: Path) -> Manifest:
-    """The manifest in `text`. Raises `ConfigError` that names manifest, place and reason."""
-    try:
-        data = yaml.load(text)
-    except yaml.YamlError as error:
-        raise ConfigError(f"{source}: {error}") from error
-    name = data.get("name") if isinstance(data, dict) else None
-    try:
-        known = {**data, "source": str(source)} if isinstance(data, dict) else data
-        manifest = build_struct(Manifest, known)
-        options = dict(_option_effects(manifest.options))
-    except ShapeError as error:
-        raise ConfigError(f"{name or source.stem}: {error}", f"the file is {source}") from error
-    _check(manifest)
-    _check_values(manifest, data)
-    return replace(manifest, options=options)
+def manifest_error(manifest: Manifest, problem: str) -> ConfigError:
+    """An error about a manifest, with its file."""
+    return ConfigError(f"{manifest.name}: {problem}", f"the file is {manifest.source}")
 
 
-def for_version(manifest: Manifest, version: str) -> Manifest:
-    """The manifest as it applies to this version of the CLI. Raises `ConfigError`."""
-    for i, change in enumerate(manifest.by_version):
-        if change.applies_to(version):
-            manifest = for_change(manifest, change, i, version)
-    return manifest
-
-
-def for_change(
-    manifest: Manifest, change: VersionChange, number: int = 0, version: str = ""
-) -> Manifest:
-    """The manifest with one of its changes, whose number is for messages. Raises
-    `ConfigError`."""
-    path = ("by_version", number)
-    since = f"since {change.below}" if change.below else f"before {change.since}"
-    reason = f"{manifest.name} has it {since}, and this is {version}"
-    options, missing = _changed_options(manifest, change.options, reason, path)
-    try:
-        prompt = prompt_after(manifest, change, (*path, "prompt"))
-    except ShapeError as error:
-        raise _manifest_error(manifest, str(error)) from error
-    argv = {k: v for k, v in {**manifest.argv, **change.argv}.items() if v is not None}
-    env = {**manifest.env, **change.env}
-    changed = replace(
-        manifest, argv=argv, env=env, options=options, prompt=prompt, missing=missing,
-        ephemeral=change.ephemeral or manifest.ephemeral,
-        new_id_on_resume=(
-            manifest.new_id_on_resume if change.new_id_on_resume is None else change.new_id_on_resume
-        ),
-        sums_per_run=(
-            manifest.sums_per_run if change.sums_per_run is None else change.sums_per_run
-        ),
-    )  # fmt: skip
-    _check(changed)
-    return changed
-
-
-def prompt_after(
-    manifest: Manifest, change: VersionChange, path: tuple[str | int, ...] = ()
-) -> PromptSpec:
-    """How prompts are passed with this change. Raises `ShapeError`, which cannot happen for a
-    manifest that was read from a file."""
-    if not change.prompt:
-        return manifest.prompt
-    return _prompt_after(Same(manifest.prompt), Same(change), path)
-
-
-class Same:
-    """An object as a key: equal only to itself, and kept alive, so that its address is not reused."""
-
-    __slots__ = ("it",)
-
-    def __init__(self, it: Any) -> None:
-        self.it = it
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Same) and self.it is other.it
-
-    def __hash__(self) -> int:
-        return id(self.it)
-
-
-@lru_cache(64)  # each prompt asks
-def _prompt_after(prompt: Same, change: Same, path: tuple[str | int, ...]) -> PromptSpec:
-    return build_struct(PromptSpec, {**to_builtins(prompt.it), **change.it.prompt}, path)
-
-
-def for_screen(manifest: Manifest) -> Manifest:
-    """The manifest as it applies to the CLI's own screen: `run` starts it, and `resume` opens it on
-    a session. Unchanged without `interactive`. Raises `ConfigError`."""
-    screen = manifest.interactive
-    if screen is None:
-        return manifest
-    options, missing = _changed_options(
-        manifest, screen.options, "its own screen lacks it", ("interactive",)
-    )
-    argv = {"run": screen.start or [], "resume": screen.resume}
-    return replace(
-        manifest, argv={k: v for k, v in argv.items() if v is not None}, options=options,
-        missing=missing, by_version=[replace(c, argv={}) for c in manifest.by_version],
-    )  # fmt: skip
-
-
-def _changed_options(
-    manifest: Manifest,
-    changes: Mapping[str, Any],
-    reason: str,
-    path: tuple[str | int, ...],
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """The options with these changes, and the ones that are then missing, each with the reason.
-    Raises `ConfigError`."""
-    options, missing = dict(manifest.options), dict(manifest.missing)
-    try:
-        for name, value in changes.items():
-            if name in CHOICES and isinstance(value, Mapping):
-                mine = {k: v for k, v in value.items() if v is not None}
-                lost = [k for k, v in value.items() if v is None]
-                new = dict(_option_effects({name: mine}, path))[name]
-                kept = {k: v for k, v in options.get(name, {}).items() if k not in lost}
-                options[name] = kept | new
-                missing |= {f"{name}.{k}": reason for k in lost}
-            elif value is None:
-                options.pop(name, None)
-                missing[name] = reason
-            else:
-                options[name] = dict(_option_effects({name: value}, path))[name]
-    except ShapeError as error:
-        raise _manifest_error(manifest, str(error)) from error
-    return options, missing
-
-
-def check_expressions(manifest: Manifest) -> None:
-    """Compile every rule, so that an error is found here and not in the middle of a run."""
-    for_screen(manifest)
-    for i, change in enumerate(manifest.by_version):
-        for_change(manifest, change, i)
-    from clinvk.backend.expression import (  # jmespath: see design note
-        ExpressionError,
-        compile_expression,
-    )
-
-    for place, text in _expressions(manifest.events, ("events",)):
-        try:
-            compile_expression(text)
-        except ExpressionError as error:
-            raise _manifest_error(manifest, f"{format_path(place)}: {error}") from error
-
-
-def _option_effects(
-    options: Mapping[str, Any], where: tuple[str | int, ...] = ()
-) -> Iterator[tuple[str, Any]]:
-    """The effect of each option; those with fixed values have one per value."""
-    for name, value in options.items():
-        path = (*where, "options", name)
-        if name in CHOICES:
-            if not isinstance(value, Mapping):
-                raise ShapeError(path, f"expected some of: {', '.join(CHOICES[name])}")
-            for choice in value:
-                if choice not in CHOICES[name]:
-                    raise ShapeError((*path, choice), f"not one of: {', '.join(CHOICES[name])}")
-            yield name, {k: _effect(v, (*path, k)) for k, v in value.items()}
-        else:
-            yield name, _effect(value, path)
-
-
-def _effect(value: Any, path: tuple[str | int, ...]) -> OptionEffect:
-    return build_struct(OptionEffect, {"argv": value} if isinstance(value, list) else value, path)
-
-
-def _check(manifest: Manifest) -> None:
-    if "run" not in manifest.argv:
-        raise _manifest_error(manifest, "argv: missing key 'run'")
-    for shape, words in manifest.argv.items():
-        if shape not in ARGV:
-            raise _manifest_error(manifest, f"argv.{shape}: not one of: {', '.join(ARGV)}")
-        if problem := _argv_problem(manifest, shape, words):
-            raise _manifest_error(manifest, f"argv.{shape}{problem}")
-    for place, rule in _rules(manifest.events, ("events",)):
-        if rule.emit is not None and rule.emit not in EVENTS:
-            raise _manifest_error(
-                manifest, f"{format_path(place)}.emit: not one of: {', '.join(EVENTS)}"
-            )
-        if rule.emit is None and not rule.events:
-            raise _manifest_error(manifest, f"{format_path(place)}: neither 'emit' nor 'events'")
-    if manifest.ephemeral and manifest.ephemeral.remove and not manifest.native_id:
-        raise _manifest_error(
-            manifest,
-            "ephemeral.remove: missing key 'native_id': the pattern that an id has to match",
-        )
-    if problem := _versions_problem(manifest):
-        raise _manifest_error(manifest, problem)
-    if problem := _state_problem(manifest) or _screen_problem(manifest):
-        raise _manifest_error(manifest, problem)
-    patterns = [("native_id", manifest.native_id), ("stderr_message", manifest.stderr_message)]
-    if manifest.native_id_in:
-        patterns += [
-            ("native_id_in.stderr", manifest.native_id_in.stderr),
-            ("native_id_in.match", manifest.native_id_in.match),
-        ]
-    patterns += [(f"noise[{i}]", pattern) for i, pattern in enumerate(manifest.noise)]
-    patterns += [(f"errors[{i}].match", rule.match) for i, rule in enumerate(manifest.errors)]
-    patterns += [(f"errors[{i}].model", rule.model) for i, rule in enumerate(manifest.errors)]
-    patterns += [
-        (f"prompt.escape[{i}].match", e.match) for i, e in enumerate(manifest.prompt.escape)
-    ]
-    for where, pattern in patterns:
-        try:
-            re.compile(pattern or "")
-        except (re.error, RecursionError, OverflowError) as error:
-            raise _manifest_error(manifest, f"{where}: {error}") from error
-
-
-def _versions_problem(manifest: Manifest) -> str | None:
-    """What is wrong with the versions."""
-    given = [("versions.oldest", manifest.versions.oldest)]
-    given.append(("versions.newest", manifest.versions.newest))
-    for i, change in enumerate(manifest.by_version):
-        if change.below is None and change.since is None:
-            return f"by_version[{i}]: missing key 'below' or 'since'"
-        given += [
-            (f"by_version[{i}].below", change.below),
-            (f"by_version[{i}].since", change.since),
-        ]
-    for where, version in given:
-        try:
-            parse_version(version or "0")
-        except ValueError as error:
-            return f"{where}: {error}"
-    return None
-
-
-def _state_problem(manifest: Manifest) -> str | None:
-    """What is wrong with where a session is kept."""
-    where = manifest.native_id_in
-    if where and (where.stderr is None) == (where.file is None):
-        return "native_id_in: expected one of 'stderr' and 'file'"
-    if where and where.file and not where.file.startswith("$scratch/"):
-        return (
-            "native_id_in.file: expected $scratch/NAME: a file elsewhere may be of another run; "
-            "pass it with a flag or a variable of the CLI"
-        )
-    if manifest.state is None:
-        return None
-    if not re.fullmatch(r"[\w-][\w.-]{0,63}", manifest.state):
-        return f"state: {manifest.state!r} is not the name of a file"
-    if manifest.native_id is not None or where:
-        return "state: the session is that file, so it has no native id to read"
-    return None
-
-
-def _screen_problem(manifest: Manifest) -> str | None:
-    """What is wrong with the command lines of its own screen."""
-    screen = manifest.interactive
-    if screen is None:
-        return None
-    if screen.start is None and screen.resume is None:
-        return "interactive: neither 'start' nor 'resume'"
-    for shape, words in (("start", screen.start), ("resume", screen.resume)):
-        if problem := _argv_problem(manifest, shape, words or []):
-            return f"interactive.{shape}{problem}"
-        if "$prompt" in " ".join(words or []):
-            return f"interactive.{shape}: $prompt is typed into the screen; leave it out"
-    return None
-
-
-def _argv_problem(manifest: Manifest, shape: str, words: list[str]) -> str | None:
-    """What is wrong with the placeholders of a command line, after its name."""
-    after_dashes = words.index("--") if "--" in words else len(words)
-    for i, word in enumerate(words):
-        if "$prompt" in word and word.startswith("$prompt") and i < after_dashes:
-            return (
-                f"[{i}]: {word!r} could be taken for an option; attach it to one, such as "
-                "--prompt=$prompt, or put it after '--'"
-            )
-        if word == "$options" and i > after_dashes:
-            return f"[{i}]: $options comes after '--', so they would be part of the prompt"
-        if "$new_id" in word and shape == "resume":
-            return f"[{i}]: $new_id names a new session, and this resumes one; use $native_id"
-        if "$state" in word and manifest.state is None:
-            return f"[{i}]: $state needs the key 'state': the name of the file"
-    return None
-
-
-def _check_values(manifest: Manifest, data: Any) -> None:
-    """Raise an error for a text that cannot be a word, a variable or a path."""
-    for place, text in values.texts(data):
-        problem = values.text_problem(text)
-        if len(place) > 1 and place[-2] in ("env", "literal") and place[-1] == text:
-            problem = values.name_problem(text)
-        if problem:
-            raise _manifest_error(manifest, f"{format_path(place)}: {problem}")
+def capabilities(manifest: Manifest) -> list[str]:
+    """What the backend supports, derived from its manifest."""
+    found = [shape for shape in ("resume", "fork") if shape in manifest.argv]
+    return [*found, *(["ephemeral"] if manifest.ephemeral or manifest.state else [])]
 
 
 def all_rules(rules: list[EventRule]) -> Iterator[EventRule]:
@@ -521,22 +235,16 @@ def _rules(
         yield from _rules(rule.events, (*path, i, "events"))
 
 
-def _expressions(
-    rules: list[EventRule], path: tuple[str | int, ...]
-) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    for place, rule in _rules(rules, path):
-        for key in ("when", "each"):
-            if text := getattr(rule, key):
-                yield (*place, key), text
-        for key, text in rule.set.items():
-            yield (*place, "set", key), text
+class Same:
+    """An object as a key: equal only to itself, and kept alive, so that its address is not reused."""
 
+    __slots__ = ("it",)
 
-def _manifest_error(manifest: Manifest, problem: str) -> ConfigError:
-    return ConfigError(f"{manifest.name}: {problem}", f"the file is {manifest.source}")
+    def __init__(self, it: Any) -> None:
+        self.it = it
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Same) and self.it is other.it
 
-def capabilities(manifest: Manifest) -> list[str]:
-    """What the backend supports, derived from its manifest."""
-    found = [shape for shape in ("resume", "fork") if shape in manifest.argv]
-    return [*found, *(["ephemeral"] if manifest.ephemeral or manifest.state else [])]
+    def __hash__(self) -> int:
+        return id(self.it)

@@ -15,17 +15,11 @@ from msgspec import Struct
 from msgspec.structs import fields
 
 from clinvk.backend.command_line import new_native_id
-from clinvk.backend.manifest import (
-    EphemeralSpec,
-    EventRule,
-    Manifest,
-    OptionEffect,
-    check_expressions,
-    for_change,
-    for_screen,
-    parse_manifest,
-)
+from clinvk.backend.manifest import EphemeralSpec, EventRule, Manifest, OptionEffect
 from clinvk.backend.output.rules import rule_fields
+from clinvk.backend.reading.expressions import check_expressions
+from clinvk.backend.reading.parse import parse_manifest
+from clinvk.backend.reading.variants import for_change, for_screen
 from clinvk.disk.reading import read_file
 from clinvk.errors import ConfigError
 from clinvk.model.events import Denied

@@ -18,7 +18,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from clinvk.backend.command_line import escape_prompt
-from clinvk.backend.manifest import Manifest, VersionChange, for_change, for_version, prompt_after
+from clinvk.backend.manifest import Manifest, VersionChange
+from clinvk.backend.reading.variants import for_change, for_version, prompt_after
 from clinvk.backend.versions.number import find_version, is_older
 from clinvk.disk.reading import read_file
 

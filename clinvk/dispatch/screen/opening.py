@@ -10,8 +10,9 @@ from msgspec import Struct
 
 from clinvk.backend.catalog import Catalog
 from clinvk.backend.files import tempfiles
-from clinvk.backend.manifest import Manifest, ScreenSpec, for_screen
+from clinvk.backend.manifest import Manifest, ScreenSpec
 from clinvk.backend.permissions import INSTRUCTION, has_plan_mode
+from clinvk.backend.reading.variants import for_screen
 from clinvk.dispatch.dispatcher import Dispatcher, delete_session
 from clinvk.dispatch.off_loop import StoreCalls
 from clinvk.dispatch.planning.new_session import new_session
