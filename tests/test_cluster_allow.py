@@ -4,28 +4,36 @@ import json
 import os
 import random
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from clinvk.backend.catalog import Catalog
 from clinvk.backend.manifest import Manifest
 from clinvk.cluster import app as apps
 from clinvk.cluster.address import parse
+from clinvk.cluster.files.exchange import check_result
 from clinvk.cluster.keys import AttemptId, queue_of
 from clinvk.cluster.log.runs import open_runs
 from clinvk.cluster.payload import MAX_REQUEST, PROTOCOL
 from clinvk.cluster.shared import SharedDirectories
-from clinvk.cluster.worker.allowed import Allowed
+from clinvk.cluster.worker.allowed import Allowed, NotAllowedError
 from clinvk.config.schema import WorkerAllow
 from clinvk.errors import ClinvkError
 from clinvk.model.plan import Decision, Plan, Rules, Task, TaskWorktree, Worktree
 from clinvk.model.request import Request
+from clinvk.model.result import WorktreeResult
 from clinvk.model.session_ref import NewSession
+from clinvk.worktrees.results.prompt_text import diff_text
 from tests.clusters import SECONDS, Cluster, cluster
 from tests.conftest import Home, wait_for
+from tests.desk import SCRIPT
+from tests.needs import need
 from tests.stores import keep
+from tests.test_worktrees import git, new_repository
 
 __all__ = ["cluster"]
 
@@ -124,6 +132,43 @@ def test_a_task_that_says_nothing_gets_no_more_than_is_allowed(manifest: Manifes
     assert check(manifest, allow, own).options == {}, "the worker has decided that itself"
 
 
+def test_links_are_followed_before_a_directory_is_allowed(tmp_path: Path):
+    worktree, outside, shared = (tmp_path / name for name in ("worktree", "outside", "shared"))
+    for folder in (worktree / "src", outside / "inner", shared):
+        folder.mkdir(parents=True)
+    for name, target in {
+        "absolute": outside, "relative": Path("../outside"), "first": Path("second"), "second": Path("relative"),
+        "inside": Path("src"), "to-shared": shared, "src/up": Path("../absolute"), "~": outside, "loop": Path("loop"),
+    }.items():  # fmt: skip
+        (worktree / name).symlink_to(target)
+    allowed = Allowed(WorkerAllow(), SharedDirectories([str(shared)]))
+    asked = Request(prompt="x", cwd=worktree)
+    for name in (
+        "inside",
+        "src",
+        ".",
+        "to-shared",
+        "src/..",
+        "new",
+        str(worktree / "inside"),
+        str(shared),
+    ):
+        allowed.check_in_place(asked.replace(options={"add_dir": [name]}), worktree)
+    for name in (
+        "absolute", "relative", "first", "second", "relative/inner", "src/up", "src/up/inner", "absolute/../..", "..", "~",
+        "src/../first", str(worktree / "first"), str(outside),
+    ):  # fmt: skip
+        for options in ({"add_dir": ["src", name]}, {"knowledge": name}, {"fast_context": [name]}):
+            with pytest.raises(NotAllowedError, match=next(iter(options))):
+                allowed.check_in_place(asked.replace(options=options), worktree)
+        with pytest.raises(NotAllowedError, match=r"workdir: "):
+            allowed.check_in_place(asked.replace(cwd=worktree / name), worktree)
+    with pytest.raises(
+        NotAllowedError, match=r"^add_dir: first leads out of the worktree, to .*/outside$"
+    ):
+        allowed.check_in_place(asked.replace(options={"add_dir": ["first"]}), worktree)
+
+
 def test_a_driver_runs_no_score_and_reads_no_remote_that_is_not_allowed():
     scored = Task(name="t", prompt="x", decides=Decision(candidates=(0, 1), score="rm -rf /"))
     remote = Task(name="t", prompt="x", worktree=Worktree(remote="file:///etc"))
@@ -135,6 +180,40 @@ def test_a_driver_runs_no_score_and_reads_no_remote_that_is_not_allowed():
         with pytest.raises(ClinvkError, match=r"worker\.allow"):
             Allowed(allow, shared).check_plan(Plan(kind="parallel", tasks=(task,)))
         Allowed(WorkerAllow(), shared).check_plan(Plan(kind="parallel", tasks=(task,)))
+
+
+def test_a_driver_reads_no_repository_that_is_not_allowed(tmp_path: Path):
+    allowed = Allowed(WorkerAllow(), SharedDirectories(["/usr"]))
+    for folder, problem in (
+        (tmp_path, "cluster.shared"),
+        (Path("/usr/lib"), None),
+        (tmp_path / "none", None),
+    ):
+        task = Task(name="t", prompt="x", worktree=Worktree(repository=str(folder)))
+        with pytest.raises(ClinvkError, match=problem) if problem else nullcontext():
+            allowed.check_plan(Plan(kind="parallel", tasks=(task,)))
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"ref": "refs/heads/main"}, {"ref": "refs/clinvk/r1/b/1"}, {"ref": "refs/clinvk/r1/a/1:refs/heads/main"},
+        {"ref": "--upload-pack=x"}, {"ref": "refs/clinvk/r1/a/../../../heads/1"}, {"commit": "--output=x"}, {"base": "HEAD"},
+    ],
+)  # fmt: skip
+def test_a_forged_result_names_no_other_ref(forged: dict[str, str]):
+    made = WorktreeResult(path="/x", ref="refs/clinvk/r1/a/1", commit="0" * 40, base="1" * 40)
+    check_result("r1", Worktree(slug="a"), made)
+    with pytest.raises(ClinvkError, match="the result of a is invalid"):
+        check_result("r1", Worktree(slug="a"), replace(made, **forged))
+
+
+def test_a_forged_commit_is_no_option_of_git(tmp_path: Path):
+    need("git")
+    repo = new_repository(tmp_path / "repo", a="one")
+    made = WorktreeResult(path="/x", ref="", commit="HEAD", base=f"--output={tmp_path}/out")
+    assert diff_text(str(repo), made, os.environ) == ""
+    assert not (tmp_path / "out").exists()
 
 
 # On a real worker
@@ -232,6 +311,64 @@ def test_a_forged_task_reaches_nothing_outside_of_what_is_allowed(cluster: Clust
     forger.wait(good)
     assert cluster.starts() == ["good"], worker.said
     assert cluster.folders() == [str(work)]
+
+
+def test_no_link_in_a_repository_leads_a_task_out_of_its_worktree(cluster: Cluster, tmp_path: Path):
+    """Links of the repository, and one that an earlier task has left in the same worktree."""
+    need("git")
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    repo = new_repository(tmp_path / "repo")
+    (repo / "src").mkdir()
+    (repo / "src" / "a").write_text("one")
+    (repo / "out").symlink_to(outside)
+    (repo / "on").symlink_to("out")
+    (repo / "in").symlink_to("src")
+    git(repo, "add", "-A")
+    git(repo, "commit", "-qm", "links")
+    git(tmp_path, "init", "-q", "--bare", "remote.git")
+    remote, commit = f"file://{tmp_path}/remote.git", git(repo, "rev-parse", "HEAD")
+    git(repo, "push", "-q", remote, f"HEAD:refs/clinvk/forged/base/{commit}")
+    link = f"case $p in link*) rm src/a; rmdir src; ln -s {outside} src ;; esac\ncd FOLDER"
+    cluster.home.backend(
+        "fake", SCRIPT.replace("cd FOLDER", link).replace("FOLDER", str(cluster.folder))
+    )
+    worker = cluster.worker("w1", slots="fake=1")
+    forger = Forger(cluster)
+
+    def task(
+        prompt: str, number: int, workdir: str = "", tip: str | None = None, **fields: Any
+    ) -> AttemptId:
+        wanted = {
+            "remote": remote, "commit": commit, "slug": "a", "directory": "a", "root": "/x",
+            "repository": "/x", "workdir": workdir,
+        }  # fmt: skip
+        attempt = forger.task(
+            prompt=prompt,
+            cwd="/x",
+            worktree={"run": "forged", "attempt": number, "wanted": wanted, "tip": tip},
+            **fields,
+        )
+        forger.wait(attempt)
+        return attempt
+
+    for number, name in enumerate(("out", "on", "src/../on", "..")):
+        task("evil", number + 1, options={"add_dir": [name]})
+    task("evil", 5, workdir="out")
+    task("evil", 6, workdir="on/../on")
+    assert cluster.starts() == []
+    assert "out leads out of the worktree" in worker.said
+    task("good", 7, options={"add_dir": ["../in", "../src"]}, workdir="src")
+    task("link", 8, options={"add_dir": ["src"]})
+    tip = git(tmp_path / "remote.git", "rev-parse", "refs/clinvk/forged/a/8")
+    task("evil", 9, options={"add_dir": ["src"]}, tip=tip)
+    task("evil", 10, workdir="in", tip=tip)
+    assert cluster.starts() == ["good", "link"], worker.said
+    again = {"add_dir": ["src"], "check": "false", "rounds": 2}
+    ended = task("link again", 11, options=again, checked=True)
+    assert cluster.starts() == ["good", "link", "link again"], "it has no further turn"
+    assert b"add_dir: src leads out of the worktree" in (forger.ledger.result(ended) or b"")
+    assert not list(outside.iterdir())
 
 
 def test_random_changes_of_a_task_never_leave_the_shared_directories(cluster: Cluster):

@@ -11,6 +11,7 @@ from msgspec import Struct
 from clinvk.model.events import Event
 from clinvk.model.request import Request
 from clinvk.model.result import Result
+from clinvk.process.threads import in_thread
 
 if TYPE_CHECKING:
     from clinvk.dispatch.dispatcher import Dispatcher
@@ -107,17 +108,27 @@ class KeepsNews(Protocol):
 Finish = Callable[[Result], Awaitable[Result]]
 
 
+CheckDirectories = Callable[[Request, Path | None], None]
+
+
+def _no_check(request: Request, worktree: Path | None) -> None: ...
+
+
 class LocalExecutor:
     """Runs requests on this machine."""
 
-    def __init__(self, dispatcher: Dispatcher) -> None:
+    def __init__(self, dispatcher: Dispatcher, check: CheckDirectories = _no_check) -> None:
+        """`check` gets the request when its directory is there, and the root of its worktree if it has one;
+        it raises `ClinvkError` if that may not be run. It is called in a thread."""
         self.dispatcher = dispatcher
+        self.check = check
 
     async def describe(self, request: Request) -> str:
         return str((await self.dispatcher.aplan(request)).command)
 
     async def run(self, request: Request, reporter: Reporter) -> Result:
         if request.worktree is None:
+            await self._check(request, None)
             return await self._run(request, reporter, _unchanged)
         # Only with a worktree.
         from clinvk.worktrees.attempt import AttemptInWorktree, with_worktree
@@ -131,7 +142,12 @@ class LocalExecutor:
         )  # fmt: skip
         await inside.begin()
         there = request.replace(worktree=None, cwd=inside.cwd, started_in=inside.started_in)
+        await self._check(there, inside.place.path)
         return await self._run(there, reporter, lambda result: with_worktree(result, inside))
+
+    async def _check(self, request: Request, worktree: Path | None) -> None:
+        if self.check is not _no_check:
+            await in_thread(lambda: self.check(request, worktree))
 
     async def _run(self, request: Request, reporter: Reporter, finish: Finish) -> Result:
         """`finish` gets the result of the turn, and returns that of the request."""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from clinvk.cluster.files.exchange import pass_on_submodules
+from clinvk.cluster.files.exchange import check_result, pass_on_submodules
 from clinvk.cluster.files.remote import Remote, check_url, remote_url
 from clinvk.config.cluster_values import show_remote
 from clinvk.errors import ConfigError, SessionError
@@ -17,10 +16,8 @@ from clinvk.model.outcome import Outcome
 from clinvk.model.plan import Plan, Worktree
 from clinvk.model.result import WorktreeResult
 from clinvk.worktrees import names
-from clinvk.worktrees.git import Git
+from clinvk.worktrees.git import Git, GitError
 from clinvk.worktrees.results.target import Target, find_target
-
-COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 def is_clone(place: Target, worktree: Worktree) -> bool:
@@ -88,16 +85,14 @@ def bring_results(
 def check_outcome(run: str, wanted: Worktree, outcome: Outcome) -> None:
     """Raise `SessionError` if a name or a commit could mean something else to git: they come from the
     network."""
-    made = outcome.worktree
-    if made is None:
+    if outcome.worktree is None:
         return
-    ref = names.refs_of_task(run, wanted.slug)
-    fits = made.ref.startswith(ref) and made.ref.removeprefix(ref).isdigit()
-    if not (fits and COMMIT.fullmatch(made.commit) and COMMIT.fullmatch(made.base)):
+    try:
+        check_result(run, wanted, outcome.worktree)
+    except GitError as error:
         raise SessionError(
-            f"run {run} is damaged: the result of task {outcome.name!r} is {made.ref[:100]!r}",
-            "run the task again",
-        )
+            f"run {run} is damaged: task {outcome.name!r}: {error.message}", error.hint
+        ) from error
 
 
 def _place_of(url: str) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -20,6 +21,8 @@ from clinvk.worktrees import names
 from clinvk.worktrees.git import Git, GitError
 from clinvk.worktrees.steps import result_so_far
 from clinvk.worktrees.submodules import repository_of_submodule
+
+COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 class Exchange:
@@ -64,6 +67,7 @@ class Exchange:
         if self.is_detached:
             return result
         with self._lock:
+            check_result(task.run, task.wanted, result)
             remote = self._remote(task)
             fetch_result(remote, task.run, task.wanted, result, self.env)
             if (known := self._delivered.get(remote.url)) is not None:
@@ -128,6 +132,17 @@ def open_results(
         if not wanted or not all(map(cache.git.commit_of, wanted)):
             cache.fetch_run(run)
         yield cache.git
+
+
+def check_result(run: str, wanted: Worktree, result: WorktreeResult) -> None:
+    """Raise `GitError` if a name or a commit could mean something else to git: they come from the
+    network."""
+    ref = names.refs_of_task(run, wanted.slug)
+    fits = result.ref.startswith(ref) and result.ref.removeprefix(ref).isdigit()
+    if not (fits and COMMIT.fullmatch(result.commit) and COMMIT.fullmatch(result.base)):
+        raise GitError(
+            f"the result of {wanted.slug} is invalid: {result.ref[:100]!r}", "run the task again"
+        )
 
 
 def fetch_result(

@@ -13,7 +13,7 @@ from typing import Any
 from clinvk.backend.manifest import Manifest
 from clinvk.backend.permissions import elevated
 from clinvk.cluster.keys import RUN_ID
-from clinvk.cluster.shared import SharedDirectories
+from clinvk.cluster.shared import SharedDirectories, is_below
 from clinvk.config.schema import WorkerAllow
 from clinvk.errors import ClinvkError
 from clinvk.model.checks.check import commands_of
@@ -34,6 +34,10 @@ RESERVED = re.compile(
 DIRECTORIES = [option.name for option in OPTIONS if option.path == "directory"]
 MAX_ID = 300  # characters of the id of a session
 VARIABLE_IN_PATH = re.compile(r"\$(\w+)/")
+
+
+class NotAllowedError(ClinvkError):
+    """A directory of a task is not where it says, once links are followed. Nothing of it has been started."""
 
 
 class Allowed:
@@ -60,9 +64,15 @@ class Allowed:
     def check_plan(self, plan: Plan) -> None:
         """Raise `ClinvkError` if this worker may not drive the plan: a score is a command of the process
         that drives a run."""
-        remotes = {task.worktree.remote for task in plan.tasks if task.worktree}
-        for remote in filter(None, remotes):
-            self._check_url(remote)
+        for worktree in {task.worktree for task in plan.tasks if task.worktree}:
+            if worktree.remote:
+                self._check_url(worktree.remote)
+                continue
+            repository = Path(
+                worktree.repository
+            )  # from which the driver reads what tasks have changed
+            if os.path.lexists(repository) and (problem := self.shared.problem_of(repository)):
+                raise ClinvkError(problem)
         scores = [task for task in plan.tasks if task.decides is not None and task.decides.score]
         if scores and not self._allows_commands:
             raise ClinvkError(f"worker.allow does not permit the score of task {scores[0].name!r}")
@@ -136,19 +146,53 @@ class Allowed:
             )
         return made
 
+    def check_in_place(self, request: Request, worktree: Path | None) -> None:
+        """Raise `NotAllowedError` if a directory of the request leads out of those that tasks may use, by
+        links that its repository has, or that an earlier task has left. They are there now."""
+        cwd = request.cwd
+        if cwd is None or request.own_directory:  # an empty one
+            return
+        if problem := self._problem_in_place(cwd, worktree):
+            raise NotAllowedError(f"workdir: {problem}")
+        for name in DIRECTORIES:
+            for path in _paths(request.options.get(name)):
+                for full in _meant(path, cwd):
+                    if problem := self._problem_in_place(full, worktree):
+                        raise NotAllowedError(f"{name}: {problem}")
+
+    def _problem_in_place(self, folder: Path, worktree: Path | None) -> str | None:
+        if worktree is not None and is_below(folder, [str(worktree)]):
+            return None
+        problem = self.shared.problem_of(folder)
+        if problem and worktree is not None and folder.is_relative_to(worktree):
+            return f"{folder.relative_to(worktree)} leads out of the worktree, to {os.path.realpath(folder)}"
+        return problem
+
     def _check_directories(self, name: str, given: Any, request: Request) -> None:
         """Directories in options are shared ones, or are in that of the task."""
-        paths: Iterable[Any] = given if isinstance(given, (list, tuple)) else [given]
-        for path in (path for path in paths if isinstance(path, str)):
+        for path in _paths(given):
             if (
                 request.worktree is not None
                 and not os.path.isabs(path)
-                and ".." not in Path(path).parts
+                and not path.startswith("~")
             ):
-                continue  # in its worktree
-            full = Path(os.path.join(request.cwd or "/", os.path.expanduser(path)))
-            if problem := self.shared.problem_of(full):
-                raise ClinvkError(f"{name}: {problem}")
+                continue  # in its worktree, where `check_in_place` looks at it
+            for full in _meant(path, request.cwd or Path("/")):
+                if problem := self.shared.problem_of(full):
+                    raise ClinvkError(f"{name}: {problem}")
+
+
+def _paths(given: Any) -> list[str]:
+    values: Iterable[Any] = given if isinstance(given, (list, tuple)) else [given]
+    return [path for path in values if isinstance(path, str)]
+
+
+def _meant(path: str, cwd: Path) -> list[Path]:
+    """What a path may mean to a program in this directory."""
+    literal, expanded = cwd / path, cwd / os.path.expanduser(path)
+    return (
+        [expanded] if literal == expanded or not os.path.lexists(literal) else [literal, expanded]
+    )
 
 
 def _check_ids(request: Request) -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -19,6 +20,7 @@ from clinvk.cluster.keys import native_session
 from clinvk.cluster.ledger.ledger import Ledger, Owner
 from clinvk.cluster.limits.on_worker import AttemptLimits, Refusal
 from clinvk.cluster.nodes import Nodes
+from clinvk.cluster.worker.allowed import NotAllowedError
 from clinvk.cluster.worker.lease import Lease
 from clinvk.cluster.worker.resources import WorkerProcess
 from clinvk.cluster.worker.settings import RUN
@@ -61,6 +63,10 @@ class RunningAttempt:
         self.scope = anyio.CancelScope()
         self.running: RunningRequest | None = None
         self.lease: Lease | None = None
+        self._checked: tuple[Request, Path | None] = (
+            request,
+            None,
+        )  # the request as it runs, and its worktree
 
     async def run(self, notices: Sequence[str] = ()) -> None:
         """Run it to its end, and report that, the notices first."""
@@ -113,13 +119,13 @@ class RunningAttempt:
                 except ClinvkError as error:  # another node may have access to them, or more room
                     await self._refuse(error.message)
                     return None
-                executor = LocalExecutor(self.process.dispatcher(marker))
+                executor = LocalExecutor(self.process.dispatcher(marker), self._check)
                 result = await executor.run(request, self)
                 result = await files.deliver(request, result, self.on_notice)
                 if self.limits.are_affected_by(result):
                     # Before its end is known, since the run may look for another account then.
                     await in_thread(lambda: self.limits.note_result(result))
-        except NotInstalledError as error:
+        except (NotInstalledError, NotAllowedError) as error:
             if self.running is not None:
                 return failed_result(backend, error)
             await self._refuse(error.message)
@@ -207,7 +213,15 @@ class RunningAttempt:
     def may_continue(self, result: Result) -> str | None:
         if self.lease is not None and self.lease.asked:
             return self.lease.asked
+        try:  # the last turn may have replaced a directory by a link
+            self._check(*self._checked)
+        except ClinvkError as error:
+            return error.message
         return self.allowance.why_not(result)
+
+    def _check(self, request: Request, worktree: Path | None) -> None:
+        self._checked = request, worktree
+        self.process.allowed.check_in_place(request, worktree)
 
     async def _ask_allowance(self) -> None:
         """Ask what is left for a further turn, as known to the process that drives the run."""

@@ -13,7 +13,7 @@ MAX_DIFF = 200_000  # characters
 def diff_text(repository: str, result: WorktreeResult, env: Mapping[str, str]) -> str:
     """The patch; of a binary file, only that it differs. Empty if nothing was changed, or if the
     repository no longer has it."""
-    words = ("diff-tree", "-r", "-M", "-p", result.base, result.commit)
+    words = ("diff-tree", "-r", "-M", "-p", "--end-of-options", result.base, result.commit)
     try:
         text = Git.at(repository, env).run(*words).stdout.decode("utf-8", "replace")
     except GitError:
