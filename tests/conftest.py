@@ -23,6 +23,7 @@ from hypothesis import HealthCheck, settings
 
 from tests import needs
 from tests.applied_runs import apply, repository  # noqa: F401 - fixtures
+from tests.bound import bound
 from tests.everywhere import runs_on, shared_cluster  # noqa: F401 - fixtures
 from tests.forked import Server
 from tests.small_disk import disk  # noqa: F401 - a fixture
@@ -327,12 +328,13 @@ class CommandLine:
             "start_new_session": True,
             **more,
         }
-        return subprocess.Popen(
+        made: subprocess.Popen[str] = subprocess.Popen(
             [*self.program, *args],
             env={**self.home.env, **(env or {})},
             cwd=cwd or self.home.work,
             **settings,
         )
+        return bound(made)
 
     def json(self, *args: str, **more: Any) -> Any:
         """What it prints, parsed; whatever the exit code."""

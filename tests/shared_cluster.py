@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.bound import bound
 from tests.clusters import Worker, wait_until_ready
 from tests.conftest import Home
 from tests.stores import RedisServer
@@ -64,11 +65,11 @@ class SharedCluster:
         of_worker = {"HOME": str(self.home), "CLINVK_HOME": str(self.home), "TMPDIR": str(self.home / "tmp")}  # fmt: skip
         slots = ",".join(f"{name}={count}" for name, count in SLOTS.items())
         with log.open("a") as stderr:
-            process = subprocess.Popen(
+            process = bound(subprocess.Popen(
                 [sys.executable, "-m", "clinvk", "worker", "--cluster", self.url, "--name", f"w{os.urandom(2).hex()}",
                  "--drive", "0", "--backends", slots],
                 env={**env, **of_worker}, cwd=self.home, text=True, start_new_session=True,
                 stdin=subprocess.DEVNULL, stdout=stderr, stderr=stderr,
-            )  # fmt: skip
+            ))  # fmt: skip
         self.worker = Worker(process, log)
         wait_until_ready(self.worker, "the worker of all tests")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.bound import bound
 from tests.needs import lack, need
 from tests.stores import free_port
 
@@ -55,8 +56,10 @@ class SshServer:
         if os.geteuid() == 0:
             SEPARATION.mkdir(mode=0o755, exist_ok=True)
         with open(self.folder / "log", "wb") as log:
-            self.process = subprocess.Popen(
-                [need("sshd"), "-D", "-e", "-f", str(self.folder / "config")], stderr=log
+            self.process = bound(
+                subprocess.Popen(
+                    [need("sshd"), "-D", "-e", "-f", str(self.folder / "config")], stderr=log
+                )
             )
         deadline = time.monotonic() + 60
         while not self._answers():

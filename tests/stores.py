@@ -11,6 +11,7 @@ from typing import Protocol, TypeVar
 
 import pytest
 
+from tests.bound import bound
 from tests.needs import need
 
 KINDS = ["file", "sqlite", "redis"]
@@ -49,11 +50,11 @@ class RedisServer:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        self.process = subprocess.Popen(
+        self.process = bound(subprocess.Popen(
             [str(shutil.which("redis-server")), "--port", str(self.port), "--bind", "127.0.0.1",
              "--dir", str(self.folder), "--appendonly", "yes", "--appendfsync", "always", "--save", "", *self.args],
             stdout=subprocess.DEVNULL,
-        )  # fmt: skip
+        ))  # fmt: skip
         self.wait()
 
     def wait(self) -> None:

@@ -14,6 +14,7 @@ import yaml
 
 from clinvk.cluster.address import connect_to, parse
 from clinvk.cluster.server import accepts_everyone, check_server
+from tests.bound import bound
 from tests.conftest import CommandLine
 from tests.needs import need
 from tests.stores import RedisServer, free_port, keep
@@ -82,11 +83,11 @@ class AsInTheFile(RedisServer):
 
     def start(self) -> None:
         self.port = free_port()
-        self.process = subprocess.Popen(
+        self.process = bound(subprocess.Popen(
             [str(shutil.which("redis-server")), *self.words, "--port", str(self.port),
              "--bind", "127.0.0.1", "--dir", str(self.folder)],
             stdout=subprocess.DEVNULL,
-        )  # fmt: skip
+        ))  # fmt: skip
         self.wait()
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.bound import bound
 from tests.forked import Server
 from tests.models import Models
 from tests.real.conftest import Home, new_home
@@ -42,11 +43,11 @@ class Machine:
     def start(self) -> None:
         words = ["--name", self.name, "--backends", ",".join(BACKENDS), "--lease", "30s"]
         with self.log.open("w") as log:
-            self.process = subprocess.Popen(
+            self.process = bound(subprocess.Popen(
                 [*CLINVK, "worker", "--cluster", self.url, *words], env=self.user.environment(),
                 cwd=self.home, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 start_new_session=True,
-            )  # fmt: skip
+            ))  # fmt: skip
         wait_for(lambda: "ready" in self.said or self.process.poll() is not None)  # type: ignore[union-attr]
         assert self.process.poll() is None, self.said
 
