@@ -1,6 +1,7 @@
 """Runs on a cluster whose files come by git: real workers with homes of their own, and real git."""
 
 import json
+import re
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -10,9 +11,10 @@ from typing import Any
 
 import pytest
 
+from clinvk.runs.folder import RunStore
 from tests.clusters import SECONDS, Cluster
-from tests.conftest import START, CommandLine, Home, wait_for
-from tests.desk import kill
+from tests.conftest import START, CommandLine, Home, is_alive, wait_for, write_program
+from tests.desk import ends, kill
 from tests.needs import need
 from tests.ssh import SshServer, ssh_server
 from tests.stores import RedisServer
@@ -369,3 +371,148 @@ def test_deleting_a_run_deletes_what_it_has_in_the_remote(cluster: GitCluster, r
     cleaned = cluster.clinvk.json("runs", "clean", "--cluster", cluster.url, "--json", cwd=repo)
     assert cleaned["unrecorded"] == [ids[1]]
     assert {ref.split("/")[2] for ref in refs()} == {ids[2]}
+
+
+# What git runs as ssh: without the file it reaches the remote, and with it the remote says nothing.
+SSH = """#!/bin/sh
+if [ -e {silent} ]; then echo $$ >>{pids}; exec sleep 600; fi
+while [ $# -gt 1 ]; do shift; done
+exec sh -c "$1"
+"""
+
+
+class Silence:
+    """A git remote that accepts connections and says nothing, as long as there is a file."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.file, self.pids, script = (
+            folder / f"{name}.{end}" for end in ("silent", "pids", "ssh")
+        )
+        write_program(script, SSH.format(silent=self.file, pids=self.pids))
+        self.env = {"GIT_SSH_COMMAND": str(script), "GIT_SSH_VARIANT": "ssh"}
+
+    def begin(self) -> None:
+        self.file.touch()
+
+    def end(self) -> None:
+        self.file.unlink()
+
+    def is_met(self) -> bool:
+        return self.pids.exists() and self.pids.read_text() != ""
+
+    def alive(self) -> list[int]:
+        return [pid for pid in map(int, self.pids.read_text().split()) if is_alive(pid)]
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+def test_ctrl_c_does_not_wait_for_a_silent_remote_and_nothing_is_lost(
+    cluster: GitCluster, repo: Path, tmp_path: Path, signals: int
+):
+    silence = Silence(tmp_path, "here")
+    cluster.configure_git(f"ssh://git@silent.invalid{cluster.remote}")
+    cluster.env = Silence(tmp_path, "there").env  # which never is
+    cluster.node("w1")
+    cluster.env = silence.env
+    begun = [tmp_path / name for name in ("one", "two", "go")]
+    script = [
+        f"echo one > c; touch {begun[0]}; while [ ! -e {begun[2]} ]; do sleep 0.05; done",
+        f"[ -e d ] && cat d && exit; echo two > d; touch {begun[1]}; exec sleep 600",
+    ]
+    (repo / "tasks.json").write_text(json.dumps({"tasks": script}))
+    run = cluster.start(
+        "parallel", "tasks.json", "--cluster", cluster.url, cwd=repo, env=silence.env
+    )
+    wait_for(lambda: begun[0].exists() and begun[1].exists(), "the start of both", SECONDS)
+    known = RunStore(cluster.home.path).find("last")
+    wait_for(lambda: all(list(known.events(i)) for i in (0, 1)), "that the run knows it", SECONDS)
+    silence.begin()
+    begun[2].touch()
+    wait_for(silence.is_met, "the fetch of the first result", SECONDS)
+    run.send_signal(signal.SIGINT)
+    if signals == 2:
+        wait_for(lambda: silence.alive() or run.poll() is not None, "more of it", SECONDS)
+        run.send_signal(signal.SIGINT)
+    code, out, err = ends(run, SECONDS)
+    assert code == 7, (out, err)
+    id_ = known.id
+    assert (
+        f"were not fetched, since the run was cancelled; they are safe in ssh://git@silent.invalid{cluster.remote}, and fetched by: clinvk runs diff {id_}"
+        in err
+    )
+    assert silence.alive() == [], "no git process is left"
+    silence.end()
+    states = [
+        task["state"] for task in cluster.clinvk.json("runs", "show", id_, "--json")["results"]
+    ]
+    assert states == ["done", "cancelled"]
+    shown = cluster.clinvk("runs", "diff", id_, cwd=repo, env=silence.env)
+    assert "+one" in shown.stdout, shown
+    assert "+two" in shown.stdout, shown
+    done = cluster.run_in(repo, "runs", "resume", id_, "--rerun-indeterminate", "--json")
+    found = json.loads(done.stdout)["results"]
+    assert [task["state"] for task in found] == ["done", "done"], done
+    assert found[1]["output"] == "two", "it continues with what it had"
+
+
+def test_a_run_is_resumed_with_the_results_that_were_not_fetched(
+    cluster: GitCluster, repo: Path, tmp_path: Path
+):
+    silence = Silence(tmp_path, "here")
+    cluster.configure_git(f"ssh://git@silent.invalid{cluster.remote}")
+    cluster.env = Silence(tmp_path, "there").env
+    cluster.node("w1")
+    cluster.env = silence.env
+    go = tmp_path / "go"
+    steps = [
+        f"echo one > c; touch {go}.1; while [ ! -e {go} ]; do sleep 0.05; done",
+        "cat c; echo two >> c",
+        "cat c",
+    ]
+    (repo / "chain.json").write_text(json.dumps({"steps": steps}))
+    run = cluster.start("chain", "chain.json", "--cluster", cluster.url, cwd=repo, env=silence.env)
+    wait_for(Path(f"{go}.1").exists, "its start", SECONDS)
+    silence.begin()
+    go.touch()
+    wait_for(silence.is_met, "the fetch of the first result", SECONDS)
+    run.send_signal(signal.SIGINT)
+    assert ends(run, SECONDS)[0] == 7
+    refused = cluster.start("runs", "resume", cwd=repo, env=silence.env)
+    wait_for(silence.alive, "another try", SECONDS)
+    refused.send_signal(signal.SIGINT)
+    ends(refused, SECONDS)
+    wait_for(lambda: not silence.alive(), "its end", SECONDS)
+    silence.end()
+    done = cluster.run_in(repo, "runs", "resume", "--json")
+    found = json.loads(done.stdout)["results"]
+    assert [step["state"] for step in found] == ["done"] * 3, done
+    assert [step["output"] for step in found[1:]] == ["one", "one two"]
+
+
+def test_a_cancelled_task_does_not_wait_for_a_remote_that_is_silent_for_its_worker(
+    cluster: GitCluster, repo: Path, tmp_path: Path
+):
+    silence = Silence(tmp_path, "there")
+    cluster.configure_git(f"ssh://git@silent.invalid{cluster.remote}")
+    cluster.env = silence.env
+    home = cluster.node("w1")
+    cluster.env = Silence(tmp_path, "here").env
+    begun = tmp_path / "begun"
+    (repo / "tasks.json").write_text(
+        json.dumps({"tasks": [f"echo two > d; touch {begun}; exec sleep 600"]})
+    )
+    run = cluster.start(
+        "parallel", "tasks.json", "--cluster", cluster.url, cwd=repo, env=cluster.env
+    )
+    wait_for(begun.exists, "its start", SECONDS)
+    silence.begin()
+    run.send_signal(signal.SIGINT)
+    code, out, err = ends(run, SECONDS)
+    assert code == 7, (out, err)
+    assert silence.alive() == []
+    said = re.search(
+        r"were not delivered: the git remote did not answer.* the commit (\w+) in (\S+)",
+        " ".join(err.split()),
+    )
+    assert said, err
+    assert Path(said[2]).is_relative_to(home)
+    assert git(Path(said[2]), "show", f"{said[1]}:d") == "two"

@@ -70,15 +70,20 @@ async def off_loop(context: RunContext, make: Callable[[], T], plan: Plan | None
 
 @asynccontextmanager
 async def found_run(
-    home: Path, cluster: str | None, text: str, *, insecure: bool = False
+    home: Path, cluster: str | None, text: str, env: Mapping[str, str], *, insecure: bool = False
 ) -> AsyncIterator[RunLog]:
     """The run to be resumed, of `all_recorded`, found without blocking the event loop."""
+    # Only if it may wait.
+    from clinvk.worktrees.git import stopping_git
+
     with ExitStack() as stack:
 
         def find() -> RunLog:
             return stack.enter_context(all_recorded(home, cluster, insecure=insecure)).find(text)
 
-        yield find() if cluster is None else await in_thread(find)
+        found = find() if cluster is None else await in_thread(find)
+        await stopping_git(lambda: bring_missing(found, env, trusted=True))
+        yield found
 
 
 @contextmanager
@@ -88,6 +93,7 @@ def with_results(runs: Runs, text: str, here: Path, env: Mapping[str, str]) -> I
     `ClinvkError`."""
     found = find_run_in(runs, text, here, _is_of)
     if isinstance(found, RunFolder):
+        bring_missing(found, env)
         yield found
         return
     # Only with a cluster.
@@ -97,6 +103,19 @@ def with_results(runs: Runs, text: str, here: Path, env: Mapping[str, str]) -> I
     assert isinstance(found, RedisRun)  # noqa: S101 - there are no others
     with open_noted(found, here, env) as noted:
         yield noted
+
+
+def bring_missing(folder: RunLog, env: Mapping[str, str], *, trusted: bool = False) -> None:
+    """Fetch the results of a run of this machine that were not when their tasks ended on a cluster.
+    Blocks. Raises `ClinvkError`; with `trusted`, not because other users may have written the run."""
+    if not isinstance(folder, RunFolder):
+        return  # they stay in the remote
+    plan = folder.plan(trusted=trusted)
+    if any(task.worktree and task.worktree.remote for task in plan.tasks):
+        # Only with a cluster.
+        from clinvk.cluster.files.missing import fetch_missing
+
+        fetch_missing(folder, plan, env, trusted=trusted)
 
 
 def _is_of(run: RunLog, plan: Plan, near: Target) -> bool:

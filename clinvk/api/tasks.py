@@ -194,7 +194,7 @@ async def aresume(
     )
     async with (
         placed(dispatcher, cluster, insecure=insecure) as (where, context),
-        found_run(where.config.home, cluster, run, insecure=insecure) as folder,
+        found_run(where.config.home, cluster, run, where.env, insecure=insecure) as folder,
     ):
         make = partial(ResumedRun, context, folder, select, observe=observe, executor=executor)
         return await _resume(context, make)
@@ -218,7 +218,7 @@ async def aretry_run(
     select = partial(select_to_retry, names=tasks, failed=failed)
     async with (
         placed(dispatcher, cluster, insecure=insecure) as (where, context),
-        found_run(where.config.home, cluster, run, insecure=insecure) as folder,
+        found_run(where.config.home, cluster, run, where.env, insecure=insecure) as folder,
     ):
         make = partial(ResumedRun, context, folder, select, observe=observe, executor=executor)
         return await _resume(context, make)

@@ -10,6 +10,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from clinvk.api.recorded import bring_missing
 from clinvk.api.sync import run_blocking
 from clinvk.api.tasks import Observe, Tasks, plan_of
 from clinvk.disk.closing import Closing
@@ -118,6 +119,8 @@ class WorkflowManager(Closing):
                               "leave out --ephemeral, or --checkpoint")  # fmt: skip
         old = self._find_folder(resume) if resume is not None else None
         before = old.id if old is not None else None
+        if old is not None:
+            bring_missing(old, context.env, trusted=True)
         if old is not None and (plan is None or _is_same_plan(plan, old.plan())):
             select = partial(
                 select_to_resume, rerun_indeterminate=rerun_indeterminate, retry_failed=True,

@@ -17,6 +17,7 @@ from clinvk.disk.closing import Closing
 from clinvk.disk.opening import open_own
 from clinvk.disk.waiting import WouldWait, check_may_block, lock_timeout
 from clinvk.errors import SessionError
+from clinvk.process.threads import Stopped, stop_of_thread
 
 NOTE = 65_536  # bytes
 POLL_INTERVAL = 0.002  # seconds between attempts to lock a file that another process holds
@@ -142,10 +143,11 @@ def hold_lock(path: str | Path, *, timeout: float | None = None) -> Iterator[int
 
 
 def _wait_for_lock(fd: int, path: str | Path, timeout: float | None) -> None:
-    if timeout is None:
+    stop = stop_of_thread.get()
+    if timeout is None and (stop is None or stop.is_set):  # set: it is part of putting things back
         fcntl.flock(fd, fcntl.LOCK_EX)
         return
-    deadline = time.monotonic() + timeout
+    deadline = time.monotonic() + (float("inf") if timeout is None else timeout)
     while True:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -159,6 +161,8 @@ def _wait_for_lock(fd: int, path: str | Path, timeout: float | None) -> None:
                     is_held=True,
                 ) from None
             time.sleep(POLL_INTERVAL)
+            if timeout is None and stop is not None and stop.is_set:
+                raise Stopped from None
         else:
             return
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -54,6 +55,21 @@ class Stop:
 
 
 stop_of_thread: ContextVar[Stop | None] = ContextVar("stop_of_thread", default=None)
+
+
+def is_stopped() -> bool:
+    """Whether the work in this thread was asked to stop."""
+    stop = stop_of_thread.get()
+    return stop is not None and stop.is_set
+
+
+def sleep(seconds: float) -> None:
+    """Sleep in a thread. Raises `Stopped` if it is asked to stop."""
+    deadline = time.monotonic() + seconds
+    while (left := deadline - time.monotonic()) > 0:
+        if is_stopped():
+            raise Stopped
+        time.sleep(min(left, STOP_INTERVAL))
 
 
 def run_stoppable(function: Callable[[], Awaitable[T]]) -> T:

@@ -40,6 +40,8 @@ class Exchange:
         self.is_detached = is_detached
         self._published: set[tuple[str, str, str]] = set()
         self._delivered: dict[str, set[str]] = {}  # by remote: the commits that it has
+        # By ref: the results that could not be fetched, or not yet.
+        self._missing: dict[str, tuple[TaskWorktree, WorktreeResult]] = {}
         self._lock = threading.Lock()  # pushes and fetches of one repository one after the other
 
     def publish(self, task: TaskWorktree) -> TaskWorktree:
@@ -50,6 +52,9 @@ class Exchange:
             return replace(task, tip=self._tip_from_remote(task))
         with self._lock:
             remote = self._remote(task)
+            for earlier, made in list(self._missing.values()):
+                if earlier.wanted.repository == wanted.repository:  # it may begin with that
+                    self._fetch(earlier, made)
             key = (wanted.remote, wanted.repository, wanted.commit)
             if key not in self._published:
                 if Path(wanted.repository).is_dir():
@@ -68,11 +73,16 @@ class Exchange:
             return result
         with self._lock:
             check_result(task.run, task.wanted, result)
-            remote = self._remote(task)
-            fetch_result(remote, task.run, task.wanted, result, self.env)
-            if (known := self._delivered.get(remote.url)) is not None:
-                known.add(result.commit)
+            self._missing[result.ref] = task, result
+            self._fetch(task, result)
         return result
+
+    def _fetch(self, task: TaskWorktree, result: WorktreeResult) -> None:
+        remote = self._remote(task)
+        fetch_result(remote, task.run, task.wanted, result, self.env)
+        if (known := self._delivered.get(remote.url)) is not None:
+            known.add(result.commit)
+        del self._missing[result.ref]
 
     def publish_base(self, run: str, wanted: Worktree) -> None:
         """Push what a worktree begins with. Raises `GitError`."""

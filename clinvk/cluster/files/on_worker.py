@@ -26,9 +26,8 @@ from clinvk.model.result import Failure, Result, WorktreeResult
 from clinvk.process.marker import MARKER
 from clinvk.process.threads import in_thread
 from clinvk.worktrees import names
-from clinvk.worktrees.attempt import stoppable
 from clinvk.worktrees.create import Place, attach_worktree, discard_worktree, needed_space
-from clinvk.worktrees.git import Git, GitError
+from clinvk.worktrees.git import Git, GitError, stopping_git
 from clinvk.worktrees.record import read_record
 from clinvk.worktrees.result import save_result
 
@@ -89,29 +88,36 @@ class WorkerFiles:
         with ExitStack() as held:
             for name in (cache.path.name, worktree):  # which waits while it is being deleted
                 await in_thread(partial(held.enter_context, keep_in_use(self.home, name)))
-            yield request.replace(worktree=await stoppable(lambda: self._prepare(task, tell)))
+            yield request.replace(worktree=await stopping_git(lambda: self._prepare(task, tell)))
 
     async def deliver(self, request: Request, result: Result, tell: Tell) -> Result:
         """The result, when what has changed is in the remote. If it cannot be brought there, the task
-        has failed; its worktree stays on this node. `request` is that of `attempt`."""
+        has failed; its worktree stays on this node. `request` is that of `attempt`. May be cancelled."""
         task, saved = request.worktree, result.worktree
         if task is None or not task.wanted.remote or saved is None:
             return result
         try:
-            await in_thread(lambda: self._deliver(task, saved))
+            await stopping_git(lambda: self._deliver(task, saved))
         except ClinvkError as error:
-            message = (
-                f"the changes were not delivered: {error.message}; on {self.node}, they are the commit "
-                f"{saved.commit[:12]} in {task.wanted.repository}"
-            )
-            if result.error is not None:
-                tell(message)
-                return replace(result, worktree=None)
-            failure = Failure("error", message, error.hint)
-            return replace(
-                result, ok=False, error=failure, exit_code=error.exit_code, worktree=None
-            )
+            return self.undelivered(request, result, tell, error)
         return result
+
+    def undelivered(
+        self, request: Request, result: Result, tell: Tell, error: ClinvkError
+    ) -> Result:
+        """The result if its changes cannot be delivered."""
+        task, saved = request.worktree, result.worktree
+        if task is None or not task.wanted.remote or saved is None:
+            return result
+        message = (
+            f"the changes were not delivered: {error.message}; on {self.node}, they are the commit "
+            f"{saved.commit[:12]} in {task.wanted.repository}"
+        )
+        if result.error is not None:
+            tell(message)
+            return replace(result, worktree=None)
+        failure = Failure("error", message, error.hint)
+        return replace(result, ok=False, error=failure, exit_code=error.exit_code, worktree=None)
 
     def _prepare(self, task: TaskWorktree, tell: Tell) -> TaskWorktree:
         try:

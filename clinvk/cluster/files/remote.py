@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import os
 import re
-import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, TypeVar
 
 from clinvk.cluster.files.remote_errors import PASSING, explained
 from clinvk.config.cluster_values import is_remote_url, remote_problem, show_remote
 from clinvk.errors import ConfigError
+from clinvk.process.threads import Stopped, is_stopped, sleep
 from clinvk.worktrees import names
 from clinvk.worktrees.git import Git, GitError
 
@@ -94,6 +94,8 @@ class Remote(NamedTuple):
         env = network_environment(self.git)
 
         def run() -> str:
+            if is_stopped():  # before git is started
+                raise Stopped
             done = self.git.run(*words, env=env, extra=SILENCE)
             return done.stdout.decode("utf-8", "replace")
 
@@ -149,7 +151,7 @@ def _patiently(work: Callable[[], T]) -> T:
         try:
             return work()
         except GitError as error:
-            if not PASSING.search(error.output):
+            if is_stopped() or not PASSING.search(error.output):
                 raise
-        time.sleep(wait)
+        sleep(wait)
     return work()

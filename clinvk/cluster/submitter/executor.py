@@ -24,6 +24,7 @@ from clinvk.cluster.server_errors import Outage
 from clinvk.cluster.submitter.feed import MAX_SILENCE, RETRY_PAUSE, Feed, Listener
 from clinvk.cluster.submitter.following import Following
 from clinvk.cluster.submitter.sent import Sent
+from clinvk.config.cluster_values import show_remote
 from clinvk.engine.executor import Allowance, LocalExecutor, Reporter
 from clinvk.errors import ClinvkError, SessionError
 from clinvk.model.progress import WAITING_FOR_ONE
@@ -31,7 +32,7 @@ from clinvk.model.request import Request
 from clinvk.model.result import Failure, Result
 from clinvk.model.session_ref import SessionById
 from clinvk.process.threads import in_thread
-from clinvk.worktrees.attempt import stoppable
+from clinvk.worktrees.git import stopping_git
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -102,7 +103,8 @@ class ClusterExecutor:
             if isinstance(following, Result):
                 return following
             try:
-                return await self._collect(request, await following.result(), reporter)
+                result = await following.result()
+                return await self._collect(request, result, reporter, following)
             except anyio.get_cancelled_exc_class():
                 with anyio.CancelScope(shield=True):
                     await following.withdraw()
@@ -127,27 +129,34 @@ class ClusterExecutor:
         if task is None or not task.wanted.remote:
             return request
         async with self._exchanging():
-            published = await stoppable(lambda: self._exchange.publish(task))
+            published = await stopping_git(lambda: self._exchange.publish(task))
         return request.replace(worktree=published)
 
-    async def _collect(self, request: Request, result: Result, reporter: Reporter) -> Result:
+    async def _collect(
+        self, request: Request, result: Result, reporter: Reporter, following: Following
+    ) -> Result:
         """The result, whose changes are in the user's repository. If they cannot be fetched, the task
-        has failed, and the message says where they are."""
+        has failed, and the message says where they are. If the user does not want to wait for that, they
+        are fetched once they are needed."""
         task, saved = request.worktree, result.worktree
         if task is None or saved is None or not task.wanted.remote:
             return result
-        with anyio.CancelScope(shield=True):
+        following.limit_fetching()
+        with following.fetching as scope:
             try:
                 async with self._exchanging():
-                    await in_thread(lambda: self._exchange.collect(task, saved))
+                    await stopping_git(lambda: self._exchange.collect(task, saved))
             except ClinvkError as error:
                 if result.error is not None:
                     reporter.on_notice(error.message)
-                    return replace(result, worktree=None)
+                    return result
                 failure = Failure("error", error.message, error.hint)
-                return replace(
-                    result, ok=False, error=failure, exit_code=error.exit_code, worktree=None
-                )
+                return replace(result, ok=False, error=failure, exit_code=error.exit_code)
+        if scope.cancelled_caught:
+            reporter.on_notice(
+                f"its changes were not fetched, since the run was cancelled; they are safe in "
+                f"{show_remote(task.wanted.remote)}, and fetched by: clinvk runs diff {self.run_id}"
+            )
         return result
 
     def _exchanging(self) -> anyio.CapacityLimiter:
@@ -209,7 +218,8 @@ class ClusterExecutor:
         self.feed.is_begun = True
         listener.news.extendleft(reversed(earlier))
         queue = queue_of(backend, node, request.labels)
-        sent = Sent(attempt, backend, queue, node, request.labels)
+        remote = request.worktree.wanted.remote if request.worktree else ""
+        sent = Sent(attempt, backend, queue, node, request.labels, remote)
         sent.is_sent = is_sent
         if said in ("new", "queued"):
             self._waiting[attempt.member] = sent, reporter

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+import anyio
 import msgspec
 
 from clinvk.cluster import payload
@@ -13,6 +14,7 @@ from clinvk.cluster.ledger.ledger import Ledger, News
 from clinvk.cluster.limits.of_nodes import limit_failure, local_time
 from clinvk.cluster.submitter.feed import Feed, Listener
 from clinvk.cluster.submitter.sent import Sent
+from clinvk.config.cluster_values import show_remote
 from clinvk.engine.executor import Reporter, RunningRequest
 from clinvk.model.result import EXIT_CODES, Failure, Result
 from clinvk.process.threads import in_thread
@@ -20,6 +22,8 @@ from clinvk.process.threads import in_thread
 # Seconds that a server gets to answer once the user has cancelled the run, and has done so again.
 CANCEL_PATIENCE = 10.0
 STOP_PATIENCE = 2.0
+# Seconds for which the changes of an attempt are fetched then.
+FETCH_PATIENCE = 5.0
 UNANSWERED = "Redis does not answer, so a worker may still start it once it does"
 
 
@@ -52,6 +56,8 @@ class Following:
         self.reporter = reporter
         self.listener = listener
         self.node = ""
+        self.fetching = anyio.CancelScope(shield=True)  # in which its changes are fetched
+        self._patience = float("inf")  # seconds for that
         self._started = False
         self._result: Result | None = None
 
@@ -64,8 +70,14 @@ class Following:
             await self._follow(news)
         return self._result
 
+    def limit_fetching(self) -> None:
+        """Let fetching its changes end soon, if the user has cancelled it."""
+        end = anyio.current_time() + self._patience
+        self.fetching.deadline = min(self.fetching.deadline, end)
+
     async def withdraw(self) -> None:
-        """Cancel it; returns once it has ended, if it has started, or if the server does not answer."""
+        """Cancel it; returns once it has ended, if it has started, or if the server does not answer. What it
+        has changed is not fetched."""
         self.submitter.feed.hurry(CANCEL_PATIENCE)
         state = await self._ask_to_end()
         if state is None:
@@ -73,10 +85,16 @@ class Following:
         if state != "running":
             return
         while self._result is None and (news := await self.listener.next()) is not None:
-            if news.kind in ("started", "ended", "lost", "killed"):
+            if news.kind in ("started", "notice", "ended", "lost", "killed"):
                 await self._follow(news)
             elif news.kind == "refused" and await self._ask_to_end() != "running":
                 return
+        made = self._result.worktree if self._result is not None else None
+        if made is not None and made.is_changed and self.sent.remote:
+            where = show_remote(self.sent.remote)
+            self.reporter.on_notice(
+                f"its changes were not fetched; they are safe in {where}: git fetch {where} {made.ref}:{made.ref}"
+            )
 
     async def _ask_to_end(self) -> str | None:
         """Its state: "withdrawn" if it will never be started; None if the server does not answer."""
@@ -129,6 +147,9 @@ class Following:
     def _cancel(self, reason: str = "cancelled", *, now: bool = False) -> None:
         feed = self.submitter.feed
         feed.hurry(STOP_PATIENCE if now else CANCEL_PATIENCE)
+        self._patience = min(self._patience, STOP_PATIENCE if now else FETCH_PATIENCE)
+        if self._result is not None:
+            self.limit_fetching()
         feed.request(partial(feed.ledger.cancel, self.sent.attempt, reason, now=now))
 
     async def _on_refusal(self, said: dict[str, Any]) -> None:

@@ -20,11 +20,13 @@ class Sent:
         queue: str,
         node: str | None = None,
         labels: tuple[str, ...] = (),
+        remote: str = "",
     ) -> None:
-        """`node` is the one whose CLI has the session."""
+        """`node` is the one whose CLI has the session, `remote` the git remote that its changes go to."""
         self.attempt = attempt
         self.backend = backend
         self.labels = labels
+        self.remote = remote
         self.queue = queue
         self.node = node
         self.target = node  # the node from whose own queue it is taken

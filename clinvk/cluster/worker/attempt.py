@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from clinvk.cluster import payload
 from clinvk.cluster.files.checks import remove_checks
+from clinvk.cluster.files.on_worker import WorkerFiles
 from clinvk.cluster.keys import native_session
 from clinvk.cluster.ledger.ledger import Ledger, Owner
 from clinvk.cluster.limits.on_worker import AttemptLimits, Refusal
@@ -37,6 +38,8 @@ from clinvk.process.threads import in_thread
 from clinvk.runs.secrets import event_without_secrets, result_without_secrets
 from clinvk.text.sanitize import one_line
 
+# Seconds, once it is to stop, to end the program, and to deliver what it has changed.
+DELIVERY_PATIENCE = 7.0
 MAX_FINISH_WAIT = 600.0  # seconds for which a result is kept that Redis does not take
 
 
@@ -61,6 +64,7 @@ class RunningAttempt:
         self.claimed_at = claimed_at
         self.name = owner.attempt.shown
         self.scope = anyio.CancelScope()
+        self.delivery = anyio.CancelScope()  # in which the changes are brought to the remote
         self.running: RunningRequest | None = None
         self.lease: Lease | None = None
         self._checked: tuple[Request, Path | None] = (
@@ -121,7 +125,7 @@ class RunningAttempt:
                     return None
                 executor = LocalExecutor(self.process.dispatcher(marker), self._check)
                 result = await executor.run(request, self)
-                result = await files.deliver(request, result, self.on_notice)
+                result = await self._deliver(files, request, result)
                 if self.limits.are_affected_by(result):
                     # Before its end is known, since the run may look for another account then.
                     await in_thread(lambda: self.limits.note_result(result))
@@ -142,6 +146,13 @@ class RunningAttempt:
                 return None
             result = failed_result(backend, error)
         return result_without_secrets(result, self.request.secrets)
+
+    async def _deliver(self, files: WorkerFiles, request: Request, result: Result) -> Result:
+        """The result, whose changes are in the remote; not for long once it is to stop."""
+        with self.delivery:
+            return await files.deliver(request, result, self.on_notice)
+        late = ClinvkError("the git remote did not answer in time after it was cancelled")
+        return files.undelivered(request, result, self.on_notice, late)
 
     async def _finish(self, lease: Lease, result: Result | None) -> None:
         if lease.order != RUN and self.running is None:
@@ -181,6 +192,8 @@ class RunningAttempt:
             await anyio.sleep(0.5)
 
     def stop(self, why: str, now: bool) -> None:
+        patience = 2.0 if now else DELIVERY_PATIENCE
+        self.delivery.deadline = min(self.delivery.deadline, anyio.current_time() + patience)
         if self.running is not None:
             self.running.cancel(why, now=now)
         else:

@@ -155,8 +155,10 @@ def _resume_run(
     if_nothing_left: Callable[[RunLog], None] | None,
 ) -> int:
     # Only once the flags are valid: it is a third of the start.
+    from clinvk.api.recorded import bring_missing
     from clinvk.engine.resumed_run import ResumedRun
 
+    bring_missing(folder, context.env, trusted=True)
     viewer = watching.create_run_viewer(view)
     run = ResumedRun(
         context, folder, select, observe=viewer.observe, notify=viewer.show_notice,
