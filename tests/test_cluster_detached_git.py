@@ -146,6 +146,31 @@ def test_candidates_of_a_detached_run_are_judged_by_what_they_changed(
     assert (desks.folder / "judged").read_text().count("\n+1\n") == 4
 
 
+def test_each_round_of_a_detached_loop_starts_from_the_best_candidate(
+    desks: Desks, repo: Path, tmp_path: Path
+):
+    desks.begin_work()
+    number = "$(basename $(pwd) | tail -c 2)"  # of the candidate
+    fix = {
+        "name": "fix", "prompt": f"for i in $(seq {number}); do echo x >> n; done", "candidates": 2,
+        "check": "test $(wc -l < n) -ge 5 || { cat n; exit 1; }", "score": "wc -l < n",
+    }  # fmt: skip
+    repeat = {"steps": ["fix"], "until": "check", "max": 4}
+    steps = [fix, {"name": "look", "prompt": "cat n"}]
+    run = desks.submit(repo, "chain", {"steps": steps, "repeat": repeat})
+    told = {t["name"]: t for t in desks.ended(run, tmp_path)["results"]}
+    chosen = [told[f"fix#{n}"]["decision"]["best"] for n in (1, 2, 3)]
+    assert chosen == ["fix#1[2]", "fix#2[2]", "fix#3[2]"], told
+    assert told["look"]["output"].split() == ["x"] * 6
+    applied = desks.runs(repo, "apply", run)
+    assert applied.returncode == 0, applied
+    assert "fix#3: 1 file, +6 -0 in 3 rounds" in applied.stdout
+    assert (repo / "n").read_text().split() == ["x"] * 6
+    dropped = desks.runs(repo, "drop", run, "--yes")
+    assert dropped.returncode == 0, dropped
+    assert git(desks.remote, "for-each-ref", f"refs/clinvk/{run}/fix*") == ""
+
+
 def test_the_results_of_a_detached_run_are_applied_in_any_clone(
     desks: Desks, repo: Path, tmp_path: Path
 ):

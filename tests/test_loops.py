@@ -596,7 +596,6 @@ def test_an_invalid_loop_is_refused_with_its_place(
         ({"prompt": "x {{previous}}"}, "steps[0]", "nothing comes before 'fix'"),
         ({"needs": "review"}, "steps[0]", "step 'review' comes after 'fix'"),
         ({"repeat": LOOP}, "steps[0].repeat", "a loop is a key of the file"),
-        ({"candidates": 2, "backend": None}, "repeat.steps", "step 'fix' has several candidates"),
     ],
 )
 def test_an_invalid_step_of_a_loop_is_refused_with_its_place(

@@ -3,7 +3,7 @@ for Python and for chains."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from clinvk.engine.scheduling.graph import TaskGraph, graph_states
 from clinvk.errors import UsageError
@@ -94,8 +94,11 @@ def failed_or_named(
     def select(outcomes: Iterable[Outcome]) -> list[Outcome]:
         before = list(outcomes)
         settled = _settled_candidates(plan, before)
+        again = _failed_choices(plan, before) if failed else set()
         chosen = [
-            requeue(o) if o.index in named or (o.index not in settled and should_rerun(o)) else o
+            requeue(o)
+            if o.index in (named | again) or (o.index not in settled and should_rerun(o))
+            else o
             for o in before
         ]
         return _with_decisions(plan, chosen)
@@ -107,6 +110,18 @@ def _settled_candidates(plan: Plan, outcomes: Iterable[Outcome]) -> set[int]:
     """The candidates of tasks that have chosen one of them: the choice stands, though others have
     failed."""
     return {i for o in outcomes if o.ok for i in plan.tasks[o.index].candidates}
+
+
+def _failed_choices(plan: Plan, outcomes: Sequence[Outcome]) -> set[int]:
+    """The candidates whose failed checks are why a task has failed: in a loop, they are no failures of
+    their own."""
+    return {
+        i
+        for o in outcomes
+        if o.state == "failed"
+        for i in plan.tasks[o.index].candidates
+        if (check := outcomes[i].check) is not None and not check.ok
+    }
 
 
 def _with_decisions(plan: Plan, outcomes: list[Outcome]) -> list[Outcome]:

@@ -224,6 +224,10 @@ class Plan(Struct, frozen=True, kw_only=True):
         """The name of the task at this position, if there is one."""
         return None if i is None else self.tasks[i].name
 
+    def with_candidates(self, positions: Iterable[int]) -> tuple[int, ...]:
+        """These tasks, each after the candidates between which it chooses."""
+        return tuple(j for i in positions for j in (*self.tasks[i].candidates, i))
+
     def worktree_of(self, i: int, ranking: Ranking | None) -> Worktree | None:
         """The worktree with the result of a task: its own; if it has chosen between candidates, that
         of the best one."""

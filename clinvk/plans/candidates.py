@@ -216,7 +216,7 @@ def _candidate(task: Task, label: str, made: Task, place: int) -> Task:
     return replace(
         task, name=f"{task.name}[{label}]", backend=made.backend, options=made.options,
         args=made.args, lenient=made.lenient, droppable=made.droppable,
-        worktree=task.worktree or Worktree(), candidate_of=place,
+        worktree=task.worktree or Worktree(), candidate_of=place, repeats=None,
     )  # fmt: skip
 
 
@@ -227,7 +227,7 @@ def _deciding(task: Task, decision: Decision, candidates: tuple[int, ...]) -> Ta
         name=task.name, prompt=task.prompt, backend=backend, options={"model": model} if model else {},
         cwd=task.cwd, env=task.env, timeout=task.timeout, stall_timeout=task.stall_timeout,
         retries=task.retries, needs=(*task.needs, *candidates), soft=True,
-        strict=task.required_needs, previous=task.previous, labels=task.labels, tags=task.tags, title=task.title,
+        strict=task.required_needs, previous=task.previous, repeats=task.repeats, labels=task.labels, tags=task.tags, title=task.title,
         meta=task.meta, dry_run=task.dry_run, place=task.place,
         idempotent=True,  # what it does can be repeated
         decides=replace(decision, candidates=candidates),

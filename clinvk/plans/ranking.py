@@ -12,7 +12,7 @@ from clinvk.model.outcome import ACTIVE_STATES, Outcome, RunResult
 from clinvk.plans.comparison import answer_outcomes, find_verdict
 
 UNCHANGED = "it changed nothing"  # the problem of a candidate that cannot win for that
-CRITERIA = ("check", "score", "diff", "judge")
+CRITERIA = ("check", "check", "score", "diff", "judge")  # of the parts of a key
 _NUMBER = re.compile(r"[-+]?(?:\d[\d_,]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 
 
@@ -57,7 +57,9 @@ def rank_candidates(
         score = float("inf")
         if candidate.score is not None:
             score = candidate.score if lowest_wins else -candidate.score
-        return (candidate.problem is not None, score, candidate.lines, candidate.name != chosen)
+        failed = candidate.check == "failed"  # and another round of a loop follows
+        return (candidate.problem is not None, failed, score, candidate.lines,
+                candidate.name != chosen)  # fmt: skip
 
     candidates.sort(key=key)  # stable: as they were named
     return _ranking(candidates, key)
@@ -66,7 +68,11 @@ def rank_candidates(
 def equally_good(ranking: Ranking) -> tuple[Candidate, ...]:
     """The best candidate, and those that only a judge can tell from it."""
     able = [c for c in ranking.candidates if c.problem is None]
-    return tuple(c for c in able if (c.score, c.lines) == (able[0].score, able[0].lines))
+
+    def merits(c: Candidate) -> tuple[object, ...]:
+        return (c.check == "failed", c.score, c.lines)
+
+    return tuple(c for c in able if merits(c) == merits(able[0]))
 
 
 def _candidate(outcome: Outcome, score: float | None, *, may_be_unchanged: bool) -> Candidate:

@@ -41,7 +41,8 @@ def print_plan(selector: BackendSelector, plan: Plan, view: RunView) -> int:
         )
         return 0
     # The second round shows the prompts of all later ones.
-    hidden = {i for loop in plan.loops for positions in loop.rounds[2:] for i in positions}
+    later = [positions for loop in plan.loops for positions in loop.rounds[2:]]
+    hidden = {i for positions in later for i in plan.with_candidates(positions)}
     rows = [
         [
             t["name"],

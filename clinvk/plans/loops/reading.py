@@ -9,6 +9,7 @@ from typing import Any
 from msgspec import Struct
 
 from clinvk.model.plan import Task
+from clinvk.plans.candidates import Choices
 from clinvk.plans.loops.condition import EXAMPLE, ConditionError, check_condition
 from clinvk.text.suggest import did_you_mean
 from clinvk.text.typed import ShapeError, build_struct, quoted
@@ -48,7 +49,7 @@ class WrittenLoop(Struct, frozen=True, kw_only=True):
 
 
 def read_loops(
-    data: Any, tasks: Sequence[Task], choices: Sequence[object], *, chain: bool
+    data: Any, tasks: Sequence[Task], choices: Sequence[Choices | None], *, chain: bool
 ) -> tuple[WrittenLoop, ...]:
     """The loops of a file with these steps; `choices` are the candidates of each step. Raises
     `ShapeError`."""
@@ -64,10 +65,8 @@ def read_loops(
         (REPEAT, i) if isinstance(data, list) else (REPEAT,) for i in range(len(written))
     ]
     loops = tuple(
-        _read_loop(entry, tasks, path) for entry, path in zip(written, paths, strict=True)
+        _read_loop(entry, tasks, choices, path) for entry, path in zip(written, paths, strict=True)
     )
-    for loop, path in zip(loops, paths, strict=True):
-        _check_no_candidates(loop, tasks, choices, path)
     for i, loop in enumerate(loops):
         if shared := {s for other in loops[:i] for s in other.steps} & {*loop.steps}:
             name = tasks[min(shared)].name
@@ -78,30 +77,29 @@ def read_loops(
     return loops
 
 
-def _read_loop(data: Any, tasks: Sequence[Task], path: Place) -> WrittenLoop:
+def _read_loop(
+    data: Any, tasks: Sequence[Task], choices: Sequence[Choices | None], path: Place
+) -> WrittenLoop:
     if not isinstance(data, Mapping):
         raise ShapeError(path, f"expected the keys of a loop, found {data!r}", f"e.g. {_SHAPE}")
     if REPEAT in data:
         raise _nested_error((*path, REPEAT))
     entry = build_struct(LoopEntry, data, path)
     steps = _read_steps(entry.steps, tasks, (*path, "steps"))
-    until = _read_until(entry.until, tasks, steps, (*path, "until"))
+    until = _read_until(entry.until, tasks, choices, steps, (*path, "until"))
     rounds = _read_max(entry.max, (*path, "max"))
-    keeps = frozenset({steps[0]})
+    several = [tasks[i] for i in steps if choices[i] is not None]
+    keeps = frozenset[int]() if several else frozenset({steps[0]})
     if entry.keep_session is not None:
         keeps = _read_keeps(entry.keep_session, tasks, steps, (*path, "keep_session"))
+    if keeps and several:
+        raise ShapeError(
+            (*path, "keep_session"),
+            f"step {quoted(several[0].name)} has several candidates, so each round begins in new "
+            "worktrees, in which not every CLI can continue a session",
+            "leave it out; a prompt can contain {{previous}}",
+        )
     return WrittenLoop(steps=steps, until=until, max=rounds, keeps=keeps)
-
-
-def _check_no_candidates(
-    loop: WrittenLoop, tasks: Sequence[Task], choices: Sequence[object], path: Place
-) -> None:
-    for i in loop.steps:
-        if choices[i]:
-            raise ShapeError(
-                (*path, "steps"), f"step {quoted(tasks[i].name)} has several candidates",
-                "choose between them in a step before the loop",
-            )  # fmt: skip
 
 
 def _nested_error(path: Place) -> ShapeError:
@@ -158,7 +156,13 @@ def _find_step(name: Any, tasks: Sequence[Task], path: Place) -> int:
     return found[0]
 
 
-def _read_until(data: Any, tasks: Sequence[Task], steps: range, path: Place) -> str:
+def _read_until(
+    data: Any,
+    tasks: Sequence[Task],
+    choices: Sequence[Choices | None],
+    steps: range,
+    path: Place,
+) -> str:
     if data is None:
         raise ShapeError(
             path, "missing: when does the loop end?", f"write `check`, or an expression: {EXAMPLE}"
@@ -173,7 +177,7 @@ def _read_until(data: Any, tasks: Sequence[Task], steps: range, path: Place) -> 
                 "give one of them a check: check: make test",
             )
         return CHECK
-    schemas = {tasks[i].name: _schema(tasks[i]) for i in steps}
+    schemas = {tasks[i].name: _schema(tasks[i], choices[i], path) for i in steps}
     try:
         check_condition(data, schemas)
     except ConditionError as error:
@@ -181,9 +185,16 @@ def _read_until(data: Any, tasks: Sequence[Task], steps: range, path: Place) -> 
     return data.strip()
 
 
-def _schema(task: Task) -> Any:
+def _schema(task: Task, choices: Choices | None, path: Place) -> Any:
     """The schema of its answer as data; None if it has none. It was checked to be JSON."""
     text = task.options.get("schema")
+    own = [made.options.get("schema") for _, made in choices.tasks] if choices else []
+    if own and any(other != own[0] for other in own):
+        raise ShapeError(
+            path, f"the candidates of step {quoted(task.name)} have different schemas",
+            "set one schema in the step",
+        )  # fmt: skip
+    text = own[0] if own else text
     return json.loads(text) if isinstance(text, str) else text
 
 

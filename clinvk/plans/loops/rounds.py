@@ -48,18 +48,21 @@ class Rounds:
             i: _Place(loop, number)
             for loop in plan.loops
             for number, positions in enumerate(loop.rounds)
-            for i in positions
+            for i in plan.with_candidates(positions)
         }
 
     def judge(self, i: int, result: Result) -> Result:
-        """The result of a step. A check that failed is no failure if another round may follow; the
-        last step of a round fails if none may, though the condition does not hold."""
+        """The result of a step, or of a candidate for one. A check that failed is no failure if another
+        round may follow; the last step of a round fails if none may, though the condition does not
+        hold."""
         place = self._places.get(i)
         if place is None:
             return result
-        if place.loop.until == CHECK and result.error is not None:
+        if place.loop.until == CHECK and _has_failed_check(result):
             return self._judge_check(i, place, result)
-        if not result.ok or i != place.positions[-1]:
+        if not result.ok:
+            return self._judge_choice(i, place, result)
+        if i != place.positions[-1]:
             return result
         failure = self._end_of_round(place, result.structured, result.check)
         if failure is None:
@@ -69,7 +72,7 @@ class Rounds:
     def not_needed_after(self, i: int) -> dict[int, Failure]:
         """The steps that are not run, since step `i` has ended as its outcome says, and why."""
         place = self._places.get(i)
-        if place is None:
+        if place is None or self._plan.tasks[i].candidate_of is not None:
             return {}
         number, name = place.number + 1, self._plan.tasks[i].name
         if self._outcomes[i].state == "failed":
@@ -78,24 +81,35 @@ class Rounds:
             why = f"the loop reached its goal in round {number}"
         else:
             return {}
-        later = (j for positions in place.loop.rounds[number:] for j in positions)
+        rounds = place.loop.rounds[number:]
+        later = (j for positions in rounds for j in self._plan.with_candidates(positions))
         queued = (j for j in later if self._outcomes[j].state == "queued")
         return dict.fromkeys(queued, Failure(NOT_NEEDED, why))
 
     def _judge_check(self, i: int, place: _Place, result: Result) -> Result:
-        check, error = result.check, result.error
-        if check is None or error is None or error.kind != "check" or check.state != "failed":
-            return result
-        if check.protected:
-            return result
+        check, is_candidate = result.check, self._plan.tasks[i].candidate_of is not None
+        assert check is not None  # noqa: S101 - it has failed
         if place.is_last_round:
             why = f"the loop ended after {_count_rounds(place.number + 1)}"
-        elif self._failed_alike(i, check):
+        elif not is_candidate and self._failed_alike(i, check):
             why = f"the loop ended in round {place.number + 1}: the same failure occurred again"
         else:
             return replace(result, ok=True, error=None, exit_code=0)
+        if is_candidate:  # what that means for the loop depends on the others
+            return result
         message = f"{check.message or 'check failed'}; {why}"
-        return replace(result, error=replace(error, message=message, hint=None))
+        return replace(
+            result, ok=False, error=Failure("check", message), exit_code=EXIT_CODES["check"]
+        )
+
+    def _judge_choice(self, i: int, place: _Place, result: Result) -> Result:
+        """The result of a step none of whose candidates can be chosen: of the last round, if that is for
+        their checks, since the best one that failed is chosen before."""
+        error, is_choice = result.error, self._plan.tasks[i].decides is not None
+        if place.loop.until != CHECK or not is_choice or error is None or error.kind != "check":
+            return result
+        why = f"the loop ended after {_count_rounds(place.number + 1)}"
+        return replace(result, error=replace(error, message=f"{error.message}; {why}"))
 
     def _failed_alike(self, i: int, check: CheckResult) -> bool:
         """Whether the check of this step failed in the same way in an earlier round."""
@@ -169,7 +183,8 @@ def settle(
     rounds = Rounds(plan, settled, structured)
     for loop in plan.loops:
         for number, positions in enumerate(loop.rounds):
-            if any(settled[j].attempts for later in loop.rounds[number + 1 :] for j in later):
+            later = [j for r in loop.rounds[number + 1 :] for j in plan.with_candidates(r)]
+            if any(settled[j].attempts for j in later):
                 continue  # another round had begun
             last = positions[-1]
             if all(settled[j].ok for j in positions):
@@ -203,7 +218,7 @@ def requeue_rounds(plan: Plan, outcomes: Iterable[Outcome]) -> list[Outcome]:
     for loop in plan.loops:
         again = [n for n, at in enumerate(loop.rounds) if chosen[at[-1]].state == "queued"]
         for number, positions in enumerate(loop.rounds):
-            for i in positions:
+            for i in plan.with_candidates(positions):
                 if chosen[i].is_not_needed and again and again[0] < number:
                     chosen[i] = replace(chosen[i], state="queued", error=None, ended_at=None)
     return chosen
@@ -215,6 +230,15 @@ def answered_position(plan: Plan, outcomes: Sequence[Outcome], i: int) -> int:
     while outcomes[i].is_not_needed and (before := plan.tasks[i].repeats) is not None:
         i = before
     return i
+
+
+def _has_failed_check(result: Result) -> bool:
+    """Whether that is all that is wrong with it, and another round could change it. The result of the
+    best of several candidates has no error then."""
+    check, error = result.check, result.error
+    if check is None or check.state != "failed" or check.protected:
+        return False
+    return error is None or error.kind == "check"
 
 
 def _describe_left(count: int | None, answers: list[Any]) -> str:

@@ -11,10 +11,10 @@ from clinvk.disk.atomic import file_error
 from clinvk.disk.reading import ANY, read_file
 from clinvk.errors import UsageError
 from clinvk.model.loops.goal import find_loop, steps_of, why_not_taken
+from clinvk.model.plan import Plan
 from clinvk.runs.folder import RunFolder
 from clinvk.worktrees import names
 from clinvk.worktrees.git import Git, check_version
-from clinvk.worktrees.names import is_shared
 from clinvk.worktrees.results import taken
 from clinvk.worktrees.results.applied import Applied, Ask, State, TaskApplied, Tell, task_applied
 from clinvk.worktrees.results.commits import check_branch_name, check_identity
@@ -69,7 +69,8 @@ def apply(
                     f"the changed files are in {kept}"
                 )
     if not ask.keep:
-        remove_applied(folder, target.git, [t.index for t in applied.tasks], home, env, notify)
+        indexes = [i for task in applied.tasks for i in _same_loop(results.plan, task.index)]
+        remove_applied(folder, target.git, indexes, home, env, notify)
     return applied
 
 
@@ -179,10 +180,17 @@ def _why_not(result: TaskResult, ask: Ask, results: Results) -> tuple[State, str
     return None
 
 
+def _same_loop(plan: Plan, index: int) -> tuple[int, ...]:
+    """The steps of the loop of a task, which may have been applied with it, and it alone if it has
+    none."""
+    loop = find_loop(plan, index)
+    return steps_of(loop) if loop is not None else (index,)
+
+
 def _with_earlier_rounds(results: Results, result: TaskResult) -> list[str]:
     """The names of a task and of the steps before it in its loop: its result is built on theirs."""
     loop = find_loop(results.plan, result.index)
-    before = steps_of(loop) if loop and is_shared(result.worktree.directory) else ()
+    before = steps_of(loop) if loop and results.continues_earlier(result) else ()
     return [
         t.name for t in results.tasks
         if t.index == result.index or (t.index in before and t.index < result.index and t.is_changed)

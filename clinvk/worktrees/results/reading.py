@@ -102,7 +102,7 @@ class Results(Struct, frozen=True, kw_only=True):
         chosen = self.select(())
         for loop in self.plan.loops:
             steps = set(steps_of(loop))
-            mine = [t for t in chosen if t.index in steps and is_shared(t.worktree.directory)]
+            mine = [t for t in chosen if t.index in steps and self.continues_earlier(t)]
             if len(mine) > 1 and has_reached_goal(loop, self.run.results):
                 whole = self._whole(loop, mine, git)
                 others = steps - {whole.index}
@@ -111,8 +111,13 @@ class Results(Struct, frozen=True, kw_only=True):
                 ]
         return chosen
 
+    def continues_earlier(self, result: TaskResult) -> bool:
+        """Whether a step of a chain contains what the steps before it have changed."""
+        task = self.plan.tasks[result.index]
+        return is_shared(result.worktree.directory) or task.decides is not None
+
     def _whole(self, loop: Loop, steps: Sequence[TaskResult], git: Git) -> TaskResult:
-        """The results of the steps of a loop in one worktree, as one."""
+        """The results of the steps of a loop, each of which contains those before it, as one."""
         last = last_round(loop, self.run.results)
         final = [t for t in steps if t.index in last] or steps
         result = next((t for t in reversed(final) if t.is_changed), final[-1])
