@@ -150,22 +150,41 @@ def test_a_loop_fails_if_no_candidate_of_its_last_round_passes(
 def test_a_loop_ends_if_the_best_candidates_fail_in_the_same_way(
     clinvk: CommandLine, home: Home, repository: Repository
 ):
-    found = run(clinvk, home, FIX | {"check": "echo wrong; exit 1"}, LOOK)
+    found = run(clinvk, home, FIX | {"check": "echo wrong; exit 1", "score": "echo 1"}, LOOK)
     assert (found["exit_code"], states(found)["fix#1"]) == (CHECK_FAILED, "done")
     second = by_name(found)["fix#2"]
     assert second["state"] == "failed"
     assert second["error"]["message"].endswith(
         "the loop ended in round 2: the same failure occurred again"
     )
-    assert second["decision"]["best"] == "fix#2[long]"
+    assert second["decision"]["best"] == "fix#2[short]"
     assert states(found)["fix#3[short]"] == "not needed"
+    shown = clinvk("runs", "show").stdout
+    assert "fix#3 " in shown
+    assert "fix#3[short]" not in shown
     # What it had chosen can be applied all the same, and both are run again on request.
     done = clinvk("runs", "apply", "last", "fix#1", "fix#2")
     assert done.returncode == 0, done
-    assert (home.work / "made.txt").read_text().split()[::2] == ["long"] * 4
+    assert (home.work / "made.txt").read_text().split()[::2] == ["short"] * 2
     again = json.loads(clinvk("runs", "retry", "--json").stdout)
     assert {n: t["attempts"] for n, t in by_name(again).items() if n.startswith("fix#2")} == {
         "fix#2[short]": 2, "fix#2[long]": 2, "fix#2": 2}  # fmt: skip
+
+
+@pytest.mark.parametrize("lowest", [False, True])
+def test_the_same_failure_with_a_better_score_ends_no_loop(
+    clinvk: CommandLine, home: Home, repository: Repository, lowest: bool
+):
+    """Numbers do not tell failures apart, but a score does."""
+    check = "n=$(wc -l < made.txt); test $n -ge 5 || { echo $n lines; exit 1; }"
+    score = "echo $((9 - $(wc -l < made.txt)))" if lowest else COUNT
+    order = "lower" if lowest else "higher"
+    found = run(clinvk, home, FIX | {"check": check, "score": score, "score_order": order})
+    assert found["exit_code"] == 0, found
+    assert by_name(found)["fix#3"]["decision"]["best"] == "fix#3[long]"
+    order = "higher" if lowest else "lower"
+    found = run(clinvk, home, FIX | {"check": check, "score": score, "score_order": order})
+    assert by_name(found)["fix#2"]["error"]["message"].endswith("the same failure occurred again")
 
 
 def test_a_candidate_that_fails_ends_no_loop(

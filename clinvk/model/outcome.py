@@ -146,6 +146,12 @@ class RunResult(Struct, frozen=True, kw_only=True):
         )
 
     @property
+    def listed(self) -> tuple[Outcome, ...]:
+        """The results that people see: without those of candidates for a round of a loop that was not
+        needed, of which the step itself says so."""
+        return tuple(o for o in self.results if o.candidate_of is None or not o.is_not_needed)
+
+    @property
     def answers(self) -> tuple[Outcome, ...]:
         """The results without those of candidates whose task has chosen one of them: it has the same
         answer."""

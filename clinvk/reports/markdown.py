@@ -50,7 +50,7 @@ def _table(result: RunResult, room: int | None) -> str:
         f"| Task | Backend | State | Time | Tokens | Cost | Session |{node}\n"
         f"|:--|:--|:--|--:|--:|--:|:--|{line}\n"
     )
-    rows = [_row(o, with_node=result.has_nodes) + "\n" for o in result.results]
+    rows = [_row(o, with_node=result.has_nodes) + "\n" for o in result.listed]
     kept = _lines_that_fit(rows, None if room is None else room - len(head) - 100)
     left = len(rows) - len(kept)
     note = f"\n*{left:,} more tasks are not listed, since the report is limited in size.*\n"

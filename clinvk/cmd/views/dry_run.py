@@ -111,7 +111,12 @@ def _candidates_data(plan: Plan, i: int) -> dict[str, Any]:
 
 def _needed_names(plan: Plan, task: dict[str, Any]) -> list[str]:
     """The tasks that it needs; of a loop before it, the step and not each round."""
-    loops = {i: loop for loop in plan.loops for positions in loop.rounds for i in positions}
+    loops = {
+        i: loop
+        for loop in plan.loops
+        for positions in loop.rounds
+        for i in plan.with_candidates(positions)
+    }
     named = {}
     for n in plan.tasks[task["index"]].needs:
         loop = loops.get(n)

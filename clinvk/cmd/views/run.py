@@ -179,6 +179,8 @@ class LogViewer(SilentViewer):
         o = change.outcome
         if change.kind == "ended" and o and o.state != "queued":
             self.ended += 1
+            if o.candidate_of is not None and o.is_not_needed:
+                return  # the step that would choose says so
             self.printer.notice(f"[{self.ended}/{self.total}] {describe_outcome(o, self.printer)}")
         elif change.kind == "started" and o:
             self._print_started(o)

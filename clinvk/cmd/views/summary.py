@@ -76,7 +76,7 @@ def print_summary(
     if len(known) == len(result.results):
         show.print_wrapped(summary_line(result))
         return
-    shown = [o for o in result.results if o not in known and not _is_one_of_many(o, result)]
+    shown = [o for o in result.listed if o not in known and not _is_one_of_many(o, result)]
     rows = [outcome_row(outcome) for outcome in shown]
     said = [i for i in range(len(HEADERS)) if i < 4 or any(r[i] not in ("-", "") for r in rows)]
     left_out = show.print_table(
@@ -84,7 +84,7 @@ def print_summary(
         right=NUMERIC_COLUMNS, shrinks=["TASK"], spared=DROPPED_FIRST, state="STATE",
     )  # fmt: skip
     print_sessions_hint(result, left_out)
-    if hidden := len(result.results) - len(shown) - len(known):
+    if hidden := len(result.listed) - len(shown) - len(known):
         show.print_wrapped(f"… and {hidden} more, done or not started; see all with --json")
     if known:
         show.print_wrapped(
@@ -108,7 +108,7 @@ def print_sessions_hint(result: RunResult, left_out: set[str]) -> None:
 
 def _is_one_of_many(outcome: Outcome, result: RunResult) -> bool:
     """Whether the task can be left out on a screen too small for all of them."""
-    if len(result.results) <= MAX_ROWS or not sys.stdout.isatty():
+    if len(result.listed) <= MAX_ROWS or not sys.stdout.isatty():
         return False
     return outcome.is_settled or (outcome.error is not None and outcome.error.kind == "not_started")
 
@@ -116,7 +116,7 @@ def _is_one_of_many(outcome: Outcome, result: RunResult) -> bool:
 def _print_reasons(result: RunResult, waiting: Mapping[int, str]) -> None:
     """Each reason once, with the tasks it applies to."""
     met: dict[tuple[str, str], list[str]] = {}
-    for outcome in result.results:
+    for outcome in result.listed:
         if not outcome.ok and outcome.error is not None:
             why = one_line(outcome.error.message)
             if outcome.state == "queued" and outcome.error.retry_at is not None:

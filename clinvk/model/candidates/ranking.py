@@ -46,6 +46,13 @@ class Ranking(Struct, frozen=True, kw_only=True):
         """The position of the best one in the plan; None if none can win."""
         return self.candidates[0].index if self.best is not None else None
 
+    def is_better_score(self, earlier: Ranking, *, lowest_wins: bool) -> bool:
+        """Whether the best candidate has a better score than that of an earlier ranking had."""
+        now, before = (r.candidates[0].score if r.candidates else None for r in (self, earlier))
+        if now is None or before is None:
+            return False
+        return now < before if lowest_wins else now > before
+
     def to_json(self) -> dict[str, Any]:
         data: dict[str, Any] = to_builtins(self)
         return data

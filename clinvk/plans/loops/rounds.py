@@ -11,6 +11,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from clinvk.checks.same_failure import failure_key
+from clinvk.model.candidates.ranking import Ranking
 from clinvk.model.checks.check import CheckResult
 from clinvk.model.outcome import Outcome
 from clinvk.model.plan import Loop, Plan
@@ -91,7 +92,7 @@ class Rounds:
         assert check is not None  # noqa: S101 - it has failed
         if place.is_last_round:
             why = f"the loop ended after {_count_rounds(place.number + 1)}"
-        elif not is_candidate and self._failed_alike(i, check):
+        elif not is_candidate and self._failed_alike(i, check, result.decision):
             why = f"the loop ended in round {place.number + 1}: the same failure occurred again"
         else:
             return replace(result, ok=True, error=None, exit_code=0)
@@ -111,13 +112,19 @@ class Rounds:
         why = f"the loop ended after {_count_rounds(place.number + 1)}"
         return replace(result, error=replace(error, message=f"{error.message}; {why}"))
 
-    def _failed_alike(self, i: int, check: CheckResult) -> bool:
-        """Whether the check of this step failed in the same way in an earlier round."""
-        key, before = failure_key(check), self._plan.tasks[i].repeats
+    def _failed_alike(self, i: int, check: CheckResult, ranking: Ranking | None) -> bool:
+        """Whether the check of this step failed in the same way in an earlier round; not if the best
+        candidate has a better score now."""
+        key, task = failure_key(check), self._plan.tasks[i]
+        before = task.repeats
         while before is not None:
-            found = self._outcomes[before].check
+            earlier = self._outcomes[before]
+            found = earlier.check
             if found is not None and found.state == "failed" and failure_key(found) == key:
-                return True
+                if task.decides is None or ranking is None or earlier.decision is None:
+                    return True
+                lowest_wins = task.decides.lowest_wins
+                return not ranking.is_better_score(earlier.decision, lowest_wins=lowest_wins)
             before = self._plan.tasks[before].repeats
         return False
 
