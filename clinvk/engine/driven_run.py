@@ -1,10 +1,8 @@
-"""A run of a plan that this process drives, from its first task to its last. Runs that continue
-another one are in `engine/resumed_run.py`."""
+"""A run of a plan that this process drives: its records, from before the first task to after the last,
+and what it asks of the scheduler. Runs that continue another one are in `resumed_run`."""
 
 from __future__ import annotations
 
-import json
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -16,16 +14,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from msgspec.structs import replace
 
 from clinvk.disk.atomic import NoSpace
-from clinvk.engine import capacity
+from clinvk.engine import answers, capacity
 from clinvk.engine.executor import Executor, KeepsNews
+from clinvk.engine.remembered_limits import find_limits
 from clinvk.engine.run_context import RunContext
+from clinvk.engine.storable import storable_plan
+from clinvk.engine.until_ended import run_until_ended
 from clinvk.errors import LimitError, SessionError
 from clinvk.model.outcome import Outcome, RunResult, run_exit_code
-from clinvk.model.plan import Plan, Task
+from clinvk.model.plan import Plan
 from clinvk.model.result import EXIT_CODES
 from clinvk.plans import preflight
 from clinvk.plans.labels import check_place
-from clinvk.process.groups import unwrap_single_exception
 from clinvk.process.marker import MARKER, new_marker
 from clinvk.process.threads import in_thread
 from clinvk.runs import secrets
@@ -34,7 +34,6 @@ from clinvk.runs.folder import RunFolder, RunStore
 from clinvk.runs.journal import Journal
 from clinvk.runs.log import RunLock, RunLog
 from clinvk.runs.output_dir import OutputDirectory
-from clinvk.text.json_answer import NoJson, last_value
 
 if TYPE_CHECKING:
     from clinvk.engine.scheduling.scheduler import Scheduler
@@ -101,8 +100,7 @@ class DrivenRun:
 
     def stored_plan(self) -> Plan:
         """The plan as it may be stored. A task that contained a secret is `redacted` there."""
-        tasks = tuple(map(self._without_secrets, self.plan.tasks))
-        return replace(self.plan, tasks=tasks, cwd=_current_directory())
+        return storable_plan(self.plan, self.scrub)
 
     @property
     def directory(self) -> RunFolder | None:
@@ -257,7 +255,7 @@ class DrivenRun:
             scheduler.stop(self._stopped[0], now=self._stopped[1])
         self._on_ready()
         try:
-            await _run_until_ended(scheduler, self.folder)
+            await run_until_ended(scheduler, self.folder)
         except (anyio.get_cancelled_exc_class(), KeyboardInterrupt):
             self._conclude(scheduler, journal, began, clock)
             raise
@@ -296,48 +294,23 @@ class DrivenRun:
         cluster = self.context.cluster
         if cluster is None:
             return frozenset()
-        # Anyio, 45 ms: needed only once something runs.
-        from clinvk.process.threads import in_thread
-
         return await in_thread(lambda: cluster.free_accounts(backend))
 
     async def _begin_with_limits(self, scheduler: Scheduler) -> None:
         """Tell the scheduler and the user about rate limits that were remembered."""
-        if self.context.cluster is None:
-            found = self._remembered_limits()
-        else:  # those of the cluster are in Redis
-            # Anyio, 45 ms: needed only once something runs.
-            from clinvk.process.threads import in_thread
 
-            found = await in_thread(self._remembered_limits)
+        def find() -> dict[str, LimitError]:
+            return find_limits(
+                self.plan, self.preflights.tasks, self.outcomes, self.context.find_limit
+            )
+
+        if self.context.cluster is None:
+            found = find()
+        else:  # those of the cluster are in Redis
+            found = await in_thread(find)
         done = scheduler.begin_with_limits({name: e.retry_at for name, e in found.items()})
         for name, error in found.items():
             self.notify(f"{error.message}; {done[name]}")
-
-    def _remembered_limits(self) -> dict[str, LimitError]:
-        """The backends at a rate limit that applies to all of their tasks that are to be run, and
-        those to switch to."""
-        limits = self.plan.rules.limits
-        if limits.at_start == "ignore":
-            return {}
-        asked: dict[str, list[LimitError | None]] = {}
-        known: dict[Any, LimitError | None] = {}
-        for outcome in self.outcomes:
-            ask, task = self.preflights.tasks[outcome.index], self.plan.tasks[outcome.index]
-            if outcome.state != "queued" or task.dry_run or ask.backend == preflight.NO_BACKEND:
-                continue
-            names = (ask.backend, *(limits.to if limits.action == "switch" else ()))
-            for name in names:
-                model = ask.options.get("model") if name == ask.backend else None
-                key = (name, tuple(sorted(ask.env.items())), model)
-                if key not in known:
-                    known[key] = self.context.find_limit(name, ask.env, model)
-                    asked.setdefault(name, []).append(known[key])
-        return {
-            name: max((e for e in each if e), key=lambda e: e.retry_at)
-            for name, each in asked.items()
-            if all(each)
-        }
 
     def _conclude(
         self, scheduler: Scheduler, journal: Journal | None, began: datetime, clock: float
@@ -383,24 +356,12 @@ class DrivenRun:
         return self.with_output(self.outcomes[index]).output
 
     def _output_for_prompts(self, index: int) -> str:
-        """What a task has answered, for the prompts of others; some CLIs report a structured answer
-        beside the text."""
-        found = self.with_output(self.outcomes[index])
-        if found.structured is None:
-            return found.output
-        with suppress(NoJson):
-            if last_value(found.output) == found.structured:
-                return found.output
-        said = json.dumps(found.structured, ensure_ascii=False)
-        return f"{found.output}\n\n{said}" if found.output.strip() else said
+        return answers.output_for_prompts(self.with_output(self.outcomes[index]))
 
     def task_structured(self, index: int) -> Any:
-        """The structured answer of a task. One that was recovered from its session is only text."""
-        found = self.with_output(self.outcomes[index])
-        if found.structured is None and self.plan.tasks[index].options.get("schema"):
-            with suppress(NoJson):
-                return last_value(found.output)
-        return found.structured
+        """The structured answer of a task."""
+        task = self.plan.tasks[index]
+        return answers.structured_answer(task, self.with_output(self.outcomes[index]))
 
     def with_output(self, outcome: Outcome) -> Outcome:
         return self.folder.with_output(outcome) if self.folder else outcome
@@ -433,50 +394,6 @@ class DrivenRun:
         if self._keeper is not None and outcome.state in ("done", "failed"):
             self._keeper.forget(outcome.index)
 
-    def _without_secrets(self, task: Task) -> Task:
-        """The task as it may be stored. If its prompt contained a key, it cannot be run from
-        that."""
-        asked = {"prompt": task.prompt, "options": task.options, "args": list(task.args)}
-        about = {"title": task.title, "tags": list(task.tags), "meta": task.meta}
-        kept, told = self.scrub(asked), self.scrub(about)
-        if (kept, told) == (asked, about):
-            return task
-        whole = kept == asked
-        kept["args"], told["tags"] = tuple(kept["args"]), tuple(told["tags"])
-        return replace(task, **kept, **told, redacted=not whole)
-
-
-async def _run_until_ended(scheduler: Scheduler, folder: RunLog | None) -> None:
-    """Run it to its end. Cancelling this stops the run as Ctrl-C does, before it returns."""
-    # 45 ms, and needed only once something runs.
-    import anyio
-
-    ended = anyio.Event()
-
-    async def run() -> None:
-        with anyio.CancelScope(shield=True):
-            await scheduler.run()
-        ended.set()
-
-    async def note_alive() -> None:
-        stopped = 0  # how often it was asked to stop
-        while folder is not None and not ended.is_set():
-            if (asked := folder.note_alive()) > stopped:
-                scheduler.stop(now=asked > 1)
-                stopped = asked
-            with anyio.move_on_after(folder.alive_interval):
-                await ended.wait()
-
-    with unwrap_single_exception():
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(run)
-            tasks.start_soon(note_alive)
-            try:
-                await ended.wait()
-            except BaseException:  # also KeyboardInterrupt, which trio raises here
-                scheduler.stop()
-                raise
-
 
 def _initial_outcomes(plan: Plan, asks: list[preflight.Preflight]) -> list[Outcome]:
     return [
@@ -500,11 +417,3 @@ def _run_state(outcomes: list[Outcome], *, cancelled: bool) -> str:
         return "cancelled"
     code = run_exit_code("", outcomes)
     return {0: "done", EXIT_CODES["limit"]: "waiting"}.get(code, "failed")
-
-
-def _current_directory() -> str | None:
-    """None if it no longer exists: then each task has its own."""
-    try:
-        return os.getcwd()
-    except FileNotFoundError:
-        return None

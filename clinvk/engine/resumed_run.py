@@ -16,6 +16,7 @@ from clinvk.engine.driven_run import DrivenRun
 from clinvk.engine.rerun import INTERRUPTED_STATES, SelectTasks, requeue_if_unfinished, unfinished
 from clinvk.engine.run_context import ClusterRuns, RunContext
 from clinvk.engine.scheduling import backoff
+from clinvk.engine.storable import storable_task
 from clinvk.errors import ClinvkError, SessionError
 from clinvk.model.checks.progress import CheckProgress
 from clinvk.model.outcome import Outcome, RunResult, outcome_from_result
@@ -203,7 +204,7 @@ class ReplacingRun(DrivenRun):
         theirs, calls = old.plan(trusted=True), StoreCalls(self.context.open_store())
         for known in old.result(theirs, trusted=True).results[: len(self.plan.tasks)]:
             i, task = known.index, self.plan.tasks[known.index]
-            same = _task_definition(self._without_secrets(task)) == _task_definition(
+            same = _task_definition(storable_task(task, self.scrub)) == _task_definition(
                 theirs.tasks[i]
             )
             # Its changes are in a worktree of the other run.
