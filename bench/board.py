@@ -16,7 +16,7 @@ from clinvk.cmd.views.run import RunViewer, SilentViewer
 from clinvk.engine.scheduling.scheduler import Change
 from clinvk.model.events import Delta, Started
 from clinvk.model.outcome import Outcome
-from clinvk.terminal.board import Board
+from clinvk.terminal.board.board import Board
 from clinvk.terminal.printer import Printer
 
 TASKS, PER_SECOND, SECONDS, ROUNDS = 100, 20, 3.0, 3

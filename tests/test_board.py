@@ -23,9 +23,10 @@ from clinvk.model.outcome import Outcome
 from clinvk.model.progress import Change
 from clinvk.model.result import Failure
 from clinvk.model.usage import Usage
-from clinvk.terminal.board import MAX_ENDED_SHOWN, Board
+from clinvk.terminal.board.board import Board
+from clinvk.terminal.board.rows import MAX_PIECES
+from clinvk.terminal.board.state import MAX_ENDED_SHOWN
 from clinvk.terminal.printer import Printer
-from clinvk.terminal.rows import MAX_PIECES
 from clinvk.text.width import clip_start, display_width
 from tests.conftest import PROJECT, Home, wait_for
 from tests.needs import need
@@ -65,7 +66,7 @@ class Stage:
 
     @property
     def frame(self) -> list[str]:
-        return self.board.frame(self.size.columns, self.size.lines)
+        return self.board.frame.lines(self.size.columns, self.size.lines)
 
     @property
     def screen(self) -> Screen:
@@ -285,7 +286,7 @@ def test_to_observe_writes_nothing_and_keeps_little():
     for _ in range(5000):
         stage.say(0, Delta(text="word "))
     assert stage.stream.count == writes
-    assert len(stage.board._rows.by_index[0].pieces) == MAX_PIECES
+    assert len(stage.board.state.rows.by_index[0].pieces) == MAX_PIECES
 
 
 def test_a_frame_is_one_write_and_there_is_none_without_a_change():

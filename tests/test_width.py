@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clinvk.terminal import columns
-from clinvk.terminal.board import truncate as board_truncate
+from clinvk.terminal.board.frame import truncate as board_truncate
 from clinvk.terminal.printer import _fit_table, print_table
 from clinvk.text.width import (
     clip,

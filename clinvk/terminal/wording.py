@@ -25,9 +25,12 @@ def describe_change(change: Change) -> str | None:
     o = change.outcome
     if change.kind == "retry" and o and change.until:
         why = o.error.message if o.error else ""
-        return f"{one_line(o.name)}: {one_line(why)[:120]}; retrying at {_clock(change.until)}"
+        return f"{one_line(o.name)}: {one_line(why)[:120]}; retrying at {format_time(change.until, '%H:%M:%S')}"
     if change.kind == "limit" and o and change.until:
-        then = change.instead or f"no tasks will start on it until {_clock(change.until)}"
+        then = (
+            change.instead
+            or f"no tasks will start on it until {format_time(change.until, '%H:%M:%S')}"
+        )
         return f"{o.backend}: rate limit reached; {then}"
     if change.kind == "notice" and o:
         return f"{one_line(o.name)}: {one_line(change.message)}"
@@ -87,7 +90,10 @@ def print_failure(result: Result, printer: Printer, *, resumes: bool = True) -> 
     printer.error(describe_failure(result.backend, error.message), hint)
 
 
-def _clock(moment: datetime) -> str:
+def format_time(moment: datetime | None, form: str = "%H:%M") -> str:
+    """A time of day here; of another day, with its date."""
+    if moment is None:
+        return "?"
     local = moment.astimezone()
-    today = local.date() == datetime.now().astimezone().date()
-    return local.strftime("%H:%M:%S" if today else "%d %b %H:%M")
+    is_today = local.date() == datetime.now().astimezone().date()
+    return local.strftime(form if is_today else "%d %b %H:%M")

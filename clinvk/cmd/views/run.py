@@ -110,7 +110,7 @@ def create_run_viewer(view: RunView) -> RunViewer:
     if view.answers_at_once:
         return AnswersViewer(printer)
     if sys.stderr.isatty() and os.environ.get("TERM") != "dumb" and not os.environ.get("CI"):
-        from clinvk.terminal.board import Board  # only on a terminal
+        from clinvk.terminal.board.board import Board  # only on a terminal
 
         return Board(printer)
     return SilentViewer() if view.quiet else LogViewer(printer)

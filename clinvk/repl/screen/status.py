@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 from msgspec import Struct
 
+from clinvk.terminal.wording import format_time
 from clinvk.text.sanitize import one_line
 from clinvk.text.width import display_width, truncate, truncate_start
 
@@ -73,9 +74,7 @@ def _width(shown: dict[str, str]) -> int:
 def _limit(until: datetime | None) -> str:
     if until is None or until <= datetime.now(UTC):
         return ""
-    local = until.astimezone()
-    is_today = local.date() == datetime.now().astimezone().date()
-    return f"rate limit until {local.strftime('%H:%M' if is_today else '%d %b %H:%M')}"
+    return f"rate limit until {format_time(until)}"
 
 
 def _home_relative(path: str) -> str:

@@ -1,0 +1,1 @@
+"""The live board of a run of many tasks, on a terminal."""
