@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from clinvk.backend.catalog import Catalog
-from clinvk.backend.command_line import explain_unsupported
+from clinvk.backend.command.effects import explain_unsupported
 from clinvk.backend.manifest import Manifest
 from clinvk.config.paths import built_in_manifests
 from clinvk.model.option_table import BY_NAME, CHOICES, FLAGS

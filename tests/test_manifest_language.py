@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from clinvk.backend.command_line import ARGUMENT_BYTES, build_command, new_native_id
+from clinvk.backend.command.prompt_text import ARGUMENT_BYTES
+from clinvk.backend.command_line import build_command, new_native_id
 from clinvk.backend.reading.parse import parse_manifest
 from clinvk.errors import ConfigError, UsageError
 from clinvk.process.command import Command

@@ -7,7 +7,7 @@ from collections.abc import Container, Mapping
 
 from msgspec.structs import replace
 
-from clinvk.backend.command_line import expand_home, home_of
+from clinvk.backend.command.environment import expand_home, home_of
 from clinvk.process.command import Command
 
 # `git rev-parse --local-env-vars`, of git 2.39 to 2.47. Git sets them for hooks, and they take

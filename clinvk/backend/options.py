@@ -9,7 +9,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from clinvk.backend.command_line import explain_unsupported
+from clinvk.backend.command.effects import explain_unsupported
 from clinvk.backend.manifest import Manifest
 from clinvk.backend.permissions import (
     PLANNING,

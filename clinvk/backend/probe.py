@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from clinvk import __version__
 from clinvk.backend import catalog as catalogs
-from clinvk.backend.command_line import changed_env, manifest_env
+from clinvk.backend.command.environment import changed_env, manifest_env
 from clinvk.backend.files.login_lock import login_files
 from clinvk.backend.manifest import Manifest, capabilities
 from clinvk.backend.versions.installed import describe_range, remember_version

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from clinvk.backend.catalog import Catalog
-from clinvk.backend.command_line import EVERYWHERE
+from clinvk.backend.command.effects import EVERYWHERE
 from clinvk.config.stored_options import STORABLE
 from clinvk.errors import ClinvkError, UsageError
 from clinvk.model.option_table import BY_NAME, FLAGS

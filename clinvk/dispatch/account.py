@@ -11,7 +11,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from clinvk.backend.command_line import expand_home
+from clinvk.backend.command.environment import expand_home
 from clinvk.backend.files.login_lock import login_files
 from clinvk.backend.manifest import Manifest
 from clinvk.disk.opening import open_named

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from clinvk.backend import permissions
 from clinvk.backend.catalog import Catalog
-from clinvk.backend.command_line import changed_env, expand_variables
+from clinvk.backend.command.environment import changed_env, expand_variables
 from clinvk.backend.options import (
     stored_options,
 )

@@ -9,7 +9,7 @@ from typing import Any
 from msgspec import Struct
 
 from clinvk.backend.authoring.coverage import Coverage
-from clinvk.backend.command_line import uses
+from clinvk.backend.command.placeholders import uses
 from clinvk.backend.manifest import Manifest
 from clinvk.backend.native import find_native_id
 from clinvk.backend.output.event_parser import EventParser

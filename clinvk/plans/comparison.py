@@ -17,7 +17,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from clinvk.backend.command_line import explain_unsupported
+from clinvk.backend.command.effects import explain_unsupported
 from clinvk.backend.selection import BackendSelector
 from clinvk.errors import UsageError
 from clinvk.model.fence import fence, random_word

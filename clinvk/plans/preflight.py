@@ -9,7 +9,8 @@ from typing import Any
 
 from msgspec import Struct
 
-from clinvk.backend.command_line import KEEPS_HINT, check_arguments, explain_unsupported
+from clinvk.backend.command.effects import explain_unsupported
+from clinvk.backend.command_line import KEEPS_HINT, check_arguments
 from clinvk.backend.manifest import EventRule, Manifest
 from clinvk.backend.permissions import PERMITTING, REPLACED, planning_conflict, spell_value
 from clinvk.backend.selection import BackendSelector

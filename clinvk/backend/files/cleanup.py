@@ -12,7 +12,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from clinvk.backend.command_line import home_of
+from clinvk.backend.command.environment import home_of
 from clinvk.disk.reading import open_regular, read_stream
 from clinvk.process.command import Command
 

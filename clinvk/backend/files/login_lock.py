@@ -15,7 +15,7 @@ from pathlib import Path
 
 import anyio
 
-from clinvk.backend.command_line import expand_home
+from clinvk.backend.command.environment import expand_home
 from clinvk.backend.manifest import Manifest
 from clinvk.disk.opening import open_own
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from clinvk.backend.command_line import expand_home, expand_variables
+from clinvk.backend.command.environment import expand_home, expand_variables
 from clinvk.backend.manifest import Manifest, TrustSpec
 from clinvk.disk.reading import read_file
 from clinvk.process.command import Command

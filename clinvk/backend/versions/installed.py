@@ -17,7 +17,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from clinvk.backend.command_line import escape_prompt
+from clinvk.backend.command.prompt_text import escape_prompt
 from clinvk.backend.manifest import Manifest, VersionChange
 from clinvk.backend.reading.variants import for_change, for_version, prompt_after
 from clinvk.backend.versions.number import find_version, is_older

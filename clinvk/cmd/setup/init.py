@@ -12,7 +12,7 @@ import anyio
 import typer
 
 from clinvk.backend.catalog import PREFERRED_BACKENDS, Catalog
-from clinvk.backend.command_line import explain_unsupported
+from clinvk.backend.command.effects import explain_unsupported
 from clinvk.backend.probe import BackendStatus, probe_backends
 from clinvk.cmd.app import new_app
 from clinvk.cmd.options import request as opt
