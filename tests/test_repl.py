@@ -21,6 +21,7 @@ from clinvk.repl.screen.pastes import Pastes
 from clinvk.repl.screen.status import Status, status_pieces
 from clinvk.repl.screen.tools import ToolLine, describe_input, describe_output
 from clinvk.repl.screen.turn_view import THOUGHT_KEPT, TurnView
+from clinvk.repl.sending import Sender
 from clinvk.repl.slash import TABLE
 from clinvk.terminal.printer import Printer
 from tests.conftest import FAKES, CommandLine, Home, python
@@ -299,7 +300,7 @@ def test_a_conversation_goes_on_from_message_to_message(
 
             async def said(prompt: str, **more: Any) -> str:
                 heard = Heard()
-                result = await talk.send(talk.request(prompt, **more), heard)
+                result = await Sender(talk).send(talk.request(prompt, **more), heard)
                 assert result is not None
                 return result.text
 

@@ -12,6 +12,7 @@ from clinvk.dispatch.dispatcher import Dispatcher
 from clinvk.errors import ClinvkError
 from clinvk.model.request import Request
 from clinvk.repl.conversation import Conversation
+from clinvk.repl.sending import Sender
 from tests.conftest import END, START, CommandLine, Home
 from tests.needs import need
 from tests.stores import keep
@@ -102,13 +103,13 @@ def test_a_message_that_is_refused_leaves_the_changes_of_the_last_turn(
     talk = keep(Conversation(dispatcher, request))
 
     async def talks() -> None:
-        await talk.send(talk.request("edit"), Recorder())
+        await Sender(talk).send(talk.request("edit"), Recorder())
         changed = ["a file.txt", "gone.txt", "known.txt"]
         assert sorted(talk.changes.files()) == changed
         with pytest.raises(ClinvkError, match="unknown backend"):
-            await talk.send(talk.request("edit").replace(to="none"), Recorder())
+            await Sender(talk).send(talk.request("edit").replace(to="none"), Recorder())
         assert sorted(talk.changes.files()) == changed
-        await talk.send(talk.request("look"), Recorder())
+        await Sender(talk).send(talk.request("look"), Recorder())
         assert talk.changes.files() == []
 
     anyio.run(talks, backend=anyio_backend)

@@ -15,6 +15,7 @@ from clinvk.model.events import Event
 from clinvk.model.plan import Worktree
 from clinvk.model.request import Request
 from clinvk.repl.conversation import Conversation
+from clinvk.repl.sending import Sender
 from tests.conftest import CommandLine, Home, wait_for
 from tests.needs import need
 from tests.stores import keep
@@ -217,7 +218,7 @@ def test_a_conversation_says_what_each_turn_has_changed(home: Home, repo: Path, 
     talk = conversation(home, repo)
 
     async def say(prompt: str) -> str | None:
-        result = await talk.send(talk.request(prompt), Recorder())
+        result = await Sender(talk).send(talk.request(prompt), Recorder())
         assert result is not None
         assert result.ok
         return talk.done
@@ -254,7 +255,7 @@ def test_completion_of_changed_files_writes_nothing(home: Home, repo: Path, anyi
 
     async def talks() -> None:
         assert talk.worktree.files() == []
-        await talk.send(talk.request("echo 1 > a"), Recorder())
+        await Sender(talk).send(talk.request("echo 1 > a"), Recorder())
 
     anyio.run(talks, backend=anyio_backend)
     (run,) = runs_of(home)
@@ -289,14 +290,15 @@ def test_a_conversation_is_stopped_while_its_worktree_is_set_up(
 
     async def talks() -> None:
         results: list[Any] = []
+        sender = Sender(talk)
 
         async def send() -> None:
-            results.append(await talk.send(talk.request("true"), Recorder()))
+            results.append(await sender.send(talk.request("true"), Recorder()))
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(send)
             await anyio.to_thread.run_sync(lambda: wait_for(begun.exists, "its setup", 30))
-            assert talk.stop()
+            assert sender.stop()
         assert results == [None]
         assert talk.session is None
 
@@ -309,7 +311,7 @@ def test_a_worktree_whose_setup_fails_leaves_nothing(home: Home, repo: Path, any
 
     async def talks() -> None:
         with pytest.raises(ClinvkError, match="no such package"):
-            await talk.send(talk.request("true"), Recorder())
+            await Sender(talk).send(talk.request("true"), Recorder())
 
     anyio.run(talks, backend=anyio_backend)
     assert runs_of(home) == []

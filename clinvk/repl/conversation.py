@@ -1,54 +1,32 @@
 """A conversation: where its next message goes, what it has said and used so far.
 
-It knows no terminal, and works on asyncio and trio."""
+It knows no terminal and no event loop; what sends a message and accounts for its turn is in `sending`
+and `by_line`."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Collection
 from contextlib import suppress
 from datetime import UTC, datetime
-from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
-
-import anyio
+from typing import TYPE_CHECKING, Any
 
 from clinvk.dispatch.dispatcher import Dispatcher
-from clinvk.dispatch.off_loop import StoreCalls
 from clinvk.errors import ClinvkError, SessionNotFound
-from clinvk.model.events import Event, Notice, RateLimit
+from clinvk.model.events import Event, Notice
 from clinvk.model.request import Request
 from clinvk.model.result import Result
 from clinvk.model.session import Session
 from clinvk.model.session_ref import DefaultSession, LatestSession, NewSession, SessionById
 from clinvk.model.usage import Usage
-from clinvk.process.threads import in_thread
 from clinvk.repl.project.changes import TurnChanges
 from clinvk.repl.project.worktree import ConversationWorktree
 from clinvk.sessions.lookup import real_path
 
 if TYPE_CHECKING:
-    from clinvk.dispatch.series.turn_series import TurnSeries
-    from clinvk.dispatch.turn import Turn
-    from clinvk.engine.prompt_run import PromptRun
     from clinvk.model.plan import Worktree
 
 
-OnEvent = Callable[[Event], Awaitable[None]]
-
 _NOTHING = Request(prompt="")  # what a request says if nothing is asked for
-
-
-class Listener(Protocol):
-    """Shows a turn."""
-
-    def notify(self, message: str) -> None:
-        """Show a message before there are events."""
-
-    def begin(self, turn: Turn | TurnSeries) -> None:
-        """Its program has been started."""
-
-    async def show(self, event: Event) -> None:
-        """Show an event."""
 
 
 class Conversation:
@@ -64,7 +42,6 @@ class Conversation:
         worktree like that."""
         self.dispatcher = dispatcher
         self.session: Session | None = None
-        self.turn: Turn | TurnSeries | None = None  # the one that is running
         self.last: Result | None = None
         self.options: dict[str, Any] = dict(base.options)
         self.used = Usage()  # by this conversation, since it was opened here
@@ -75,20 +52,18 @@ class Conversation:
         self.worktree = ConversationWorktree(dispatcher.config.home, dispatcher.env, worktree)
         self.done: str | None = None  # what the last turn has changed in the worktree
         self._told: set[str] = set()  # notices of earlier turns
-        self._run: PromptRun | None = None  # by which a worktree is being created
         self._base = base
         self._ref = base.session_ref
         self._backend = base.backend
         self._to = base.to
         self._template = template
         self._default: str | None = None  # the backend if none is chosen
-        self._scope: anyio.CancelScope | None = None
 
     def open(self) -> Session | None:
         """Find the session that the first message continues. Raises `SessionError`."""
         found = self.dispatcher.sessions.find(self._base)
         if found is not None:
-            self._take_session(found)
+            self.take_session(found)
         self._look_for_limit()
         return found
 
@@ -137,6 +112,11 @@ class Conversation:
         return f"{own or self.directory} (worktree)"
 
     @property
+    def creates_session(self) -> bool:
+        """Whether a session is created from a template before its next message is sent."""
+        return self._template is not None
+
+    @property
     def has_begun(self) -> bool:
         """Whether it has messages that another backend would have to be told."""
         return self.session is not None and bool(
@@ -179,7 +159,7 @@ class Conversation:
 
     def resume(self, session: Session) -> None:
         self._forget()
-        self._take_session(session)
+        self.take_session(session)
         self._look_for_limit()
 
     def start_new(self, title: str | None = None) -> None:
@@ -201,7 +181,7 @@ class Conversation:
         if self.session is None:
             return True
         try:
-            self._take_session(self.dispatcher.store.get(self.session.id))
+            self.take_session(self.dispatcher.store.get(self.session.id))
         except SessionNotFound:
             self.start_new()
             return False
@@ -212,7 +192,8 @@ class Conversation:
         self.used, self.cost, self.limited_until = Usage(), None, None
         self._told.clear()
 
-    def _take_session(self, session: Session) -> None:
+    def take_session(self, session: Session) -> None:
+        """Its next message goes to this session."""
         self.session = session
         self._ref = SessionById(session.id)
         self.worktree.follow(session)
@@ -256,94 +237,6 @@ class Conversation:
                 request = request.replace(session=given.session_ref, to=given.to)
         return request.replace(prompt=prompt)
 
-    async def send(self, request: Request, listener: Listener) -> Result | None:
-        """Run a turn, whose events `listener` shows; its result, or None if it was stopped before
-        anything ran. Raises `ClinvkError` before anything runs."""
-        result: Result | None = None
-        if self._template is None:
-            request, created = self.begin(request)
-        else:  # a session is created
-            request, created = await in_thread(lambda: self.begin(request))
-        try:
-            with anyio.CancelScope() as self._scope:
-                result = await self._send(request, listener)
-        finally:
-            turn, self.turn, self._scope, self._run = self.turn, None, None, None
-            if result is None and turn is not None:
-                result = turn.result
-            if result is not None:
-                with anyio.CancelScope(shield=True):
-                    store = self.dispatcher.store
-                    await StoreCalls(store)(partial(self.account, result))
-            else:
-                self.abandon(created)
-        return result
-
-    async def _send(self, request: Request, listener: Listener) -> Result | None:
-        if self.worktree.wanted is not None:
-            self._run = await self._create_run(request, self.worktree.wanted, listener)
-        if self._run is not None:
-            result = await self._run.run()
-            return result if self.turn is not None else None  # it was stopped before
-        await in_thread(lambda: self.watch(request))
-        async with self.dispatcher.stream(request, listener.notify) as turn:
-            await self._show(turn, listener)
-        return turn.result
-
-    async def _create_run(
-        self, request: Request, wanted: Worktree, listener: Listener
-    ) -> PromptRun | None:
-        """The run that sends the request in a new worktree; None if its session has one. Raises
-        `ClinvkError` if there can be none."""
-        # Only with a worktree.
-        from clinvk.engine.prompt_run import PromptRun, in_own_worktree
-
-        async def follow(
-            turn: Turn | TurnSeries,
-            on_event: OnEvent,
-            finish: Callable[[Result], Awaitable[Result]],
-        ) -> Result:
-            await self._show(turn, listener, on_event)
-            return await finish(turn.result)
-
-        told: list[str] = []
-        is_begun = False
-
-        def notify(message: str) -> None:
-            if is_begun:
-                listener.notify(message)
-            else:  # in another thread
-                told.append(message)
-
-        def create() -> PromptRun | None:
-            if in_own_worktree(self.dispatcher, request):
-                return None
-            return PromptRun(self.dispatcher, request, wanted, notify=notify, follow=follow)
-
-        run = await in_thread(create)  # git looks at all files
-        is_begun = True
-        for message in told:
-            listener.notify(message)
-        return run
-
-    async def _show(
-        self, turn: Turn | TurnSeries, listener: Listener, on_event: OnEvent | None = None
-    ) -> None:
-        """Show a turn to its end. `on_event` gets each event before that."""
-        self.turn = turn
-        if self.session is None and turn.plan.session is not None:
-            self._take_session(turn.plan.session)
-        listener.begin(turn)
-        # Of a new worktree, which nothing has looked at before.
-        self.changes.begin(str(turn.plan.command.cwd))
-        async for event in turn:
-            if on_event is not None:
-                await on_event(event)
-            if isinstance(event, RateLimit):
-                self.limited_until = event.retry_at if event.reached else None
-            if not self.is_told(event, turn.plan.notices):
-                await listener.show(event)
-
     def is_told(self, event: Event, notices: Collection[str]) -> bool:
         """Whether the event is one of the notices that a turn begins with, and an earlier turn of the
         session has begun with it, too."""
@@ -358,19 +251,6 @@ class Conversation:
         self.changes.begin(real_path(request.cwd) if request.cwd else self.directory)
         self.changes.wait()
 
-    def stop(self, reason: str = "cancelled", *, now: bool = False) -> bool:
-        """Stop the running turn and all that it started; `now` kills them. Return whether there was
-        one."""
-        if self.turn is not None:
-            self.turn.cancel(reason, now=now)
-        elif self._run is not None:
-            self._run.stop(reason, now=now)
-        elif self._scope is not None:
-            self._scope.cancel()
-        else:
-            return False
-        return True
-
     def account(self, result: Result) -> None:
         """Take the result of a turn into account."""
         self.changes.end()
@@ -384,7 +264,7 @@ class Conversation:
             self._base = self._base.replace(replay=False)
             self.options.pop("fast_context", None)  # the conversation has these files now
             with suppress(ClinvkError):
-                self._take_session(self.dispatcher.store.get(result.session_id))
+                self.take_session(self.dispatcher.store.get(result.session_id))
         self.done = self.worktree.describe(result)
         self._look_for_limit()
         if result.error is not None and result.error.retry_at is not None:

@@ -11,6 +11,7 @@ from clinvk.errors import ClinvkError
 from clinvk.process import ownership
 from clinvk.repl.actions import Send
 from clinvk.repl.screen.paper import TerminalPaper
+from clinvk.repl.sending import Sender
 from clinvk.repl.sitting import Sitting
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ class Turns:
     def __init__(self, sitting: Sitting, paper: TerminalPaper, *, plain: bool) -> None:
         self.view: TurnView | None = None
         self._sitting = sitting
+        self._sender = Sender(sitting.conversation)
         self._paper = paper
         self._plain = plain
         self._stops = 0  # how often the running turn was asked to stop
@@ -61,7 +63,7 @@ class Turns:
                 tasks.start_soon(view.work)
                 request = conversation.request(action.prompt, action.given)
                 try:
-                    result = await conversation.send(request, view)
+                    result = await self._sender.send(request, view)
                 except ClinvkError as error:
                     await view.fail(error)
                     self._sitting.code = error.exit_code
@@ -78,14 +80,14 @@ class Turns:
     def stop(self, reason: str = "cancelled") -> None:
         """Stop the running turn; if it was asked before, kill it."""
         self._stops += 1
-        self._sitting.conversation.stop(reason, now=self._stops > 1)
+        self._sender.stop(reason, now=self._stops > 1)
 
     async def leave(self) -> None:
         """Stop the running turn, and wait until what there is of it is stored."""
         if self.view is None:
             return
         if not self.is_stopping:
-            self._sitting.conversation.stop("left before its end")
+            self._sender.stop("left before its end")
         with anyio.move_on_after(PATIENCE, shield=True):
             await self._idle.wait()
 
