@@ -27,7 +27,7 @@ from clinvk.store.base import Damaged, Query, Store
 from clinvk.store.redis.store import RedisStore
 from clinvk.store.sqlite.store import SqliteStore
 from clinvk.text.addresses import mask_password
-from tests.conftest import PROJECT, CommandLine, at_some_pace
+from tests.conftest import PROJECT, CommandLine, at_some_pace, wait_for
 from tests.needs import need, need_root
 from tests.stores import KINDS, RedisServer, keep, store_url
 
@@ -408,7 +408,7 @@ def test_a_turn_lasts_longer_than_its_lease(redis_url: str):
 def asleep(store: RedisStore, id_: str) -> Any:
     """A turn whose machine went to sleep: nobody renews it."""
     turn = store.acquire_turn(id_)
-    turn._stop_renewal.set()
+    store._renewals.remove(turn)
     return turn
 
 
@@ -437,6 +437,86 @@ def test_a_turn_that_was_taken_by_another_cannot_write(redis_url: str):
         store.update("s", titled("late"))
     assert [m.content for m in other.messages("s")] == ["mine"]
     assert other.get("s").title is None
+
+
+def test_a_session_begins_with_its_first_turn(redis_url: str):
+    store, other = keep(RedisStore(redis_url)), keep(RedisStore(redis_url))
+    made, turn = store.begin(Session(id="s"), [said("hello")], lambda i: {"of": i}, exact=True)
+    assert made.id == "s"
+    assert other.running_turn("s") == {"of": "s"}
+    assert other.running_ids() == ["s"]
+    assert other.acquire_turn("s") is None
+    with pytest.raises(SessionError, match="already exists"):
+        other.begin(Session(id="s"), [], lambda i: {"of": i}, exact=True)
+    elsewhere, second = other.begin(Session(id="S"), [], lambda i: {"of": i}, exact=False)
+    assert elsewhere.id not in ("s", "S")
+    assert store.running_turn(elsewhere.id) == {"of": elsewhere.id}
+    store.update("s", titled("known"))  # what was written is known without reading it
+    after = turn.complete([said("goodbye")], titled("done"))
+    assert after.title == "done"
+    assert other.get("s").title == "done"
+    assert [m.content for m in other.messages("s")] == ["hello", "goodbye"]
+    assert other.running_ids() == [elsewhere.id]
+    turn.close()  # which changes nothing any more
+    third = other.acquire_turn("s")
+    assert third.leftover is None
+    third.close()
+    second.close()
+
+
+def test_a_session_does_not_begin_while_a_deleted_one_of_its_name_still_runs(redis_url: str):
+    store = keep(RedisStore(redis_url))
+    with store._server.translate_errors() as client:
+        client.set("clinvk:lease:s", "somebody")
+        with pytest.raises(SessionError, match="running"):
+            store.begin(Session(id="s"), [], lambda _: {}, exact=True)
+        client.delete("clinvk:lease:s")
+    store.begin(Session(id="s"), [], lambda _: {}, exact=True)[1].close()
+
+
+def test_a_turn_that_another_has_taken_over_is_not_completed(redis_url: str):
+    store, other = keep(RedisStore(redis_url, lease=1)), keep(RedisStore(redis_url))
+    _, turn = store.begin(Session(id="s"), [], lambda _: {"run": "x"}, exact=True)
+    store._renewals.remove(turn)
+    wait_for(lambda: other.running_turn("s") is None)
+    second = other.acquire_turn("s")
+    assert second.leftover == {"run": "x"}
+    with pytest.raises(SessionError, match="another clinvk has taken over this turn"):
+        turn.complete([said("late")], same)
+    turn.close()
+    assert other.running_turn("s") is not None
+    assert other.messages("s") == []
+    second.close()
+
+
+def test_one_thread_renews_all_turns_and_ends_with_the_store(redis_url: str):
+    before = set(threading.enumerate())
+    other = keep(RedisStore(redis_url))
+
+    def threads() -> list[threading.Thread]:
+        return [t for t in threading.enumerate() if t.name == "leases" and t not in before]
+
+    def check(lease: float) -> None:
+        store = keep(RedisStore(redis_url, lease=lease))
+        made = (store.begin(Session(id="s"), [], lambda _: {}, exact=False) for _ in range(3))
+        turns = [turn for _, turn in made]
+        try:
+            time.sleep(1.5 * lease)
+            assert sorted(other.running_ids()) == sorted(turn.id for turn in turns)
+            assert len(threads()) == 1
+            for turn in turns[:2]:
+                turn.close()
+            store.close()
+            time.sleep(1.5 * lease)
+            assert other.running_ids() == [turns[2].id]
+        finally:
+            for turn in turns:
+                turn.close()
+            store.close()
+        wait_for(lambda: not threads(), "the end of the thread")
+        assert other.running_ids() == []
+
+    at_some_pace(check, 0.5, 2, 10)
 
 
 def test_a_turn_that_slept_goes_on_where_nobody_took_it(redis_url: str):

@@ -35,7 +35,8 @@ from clinvk.dispatch.off_loop import ENDED_TIMEOUT, StoreCalls
 from clinvk.dispatch.planning.new_session import new_session
 from clinvk.dispatch.planning.planner import TurnPlanner
 from clinvk.dispatch.planning.request_check import check_request
-from clinvk.dispatch.recorder import prompt_messages, with_prompt
+from clinvk.dispatch.recorder import Recorder, prompt_messages, with_prompt
+from clinvk.dispatch.recovery import turn_facts
 from clinvk.dispatch.start_turn import BeforeTurn, start_turn
 from clinvk.dispatch.turn_plan import TurnPlan
 from clinvk.errors import LimitError, SessionError
@@ -47,7 +48,7 @@ from clinvk.model.session_ref import NewSession
 from clinvk.process.marker import MARKER, new_marker
 from clinvk.sessions.lookup import NoSessionHere, SessionLookup
 from clinvk.store import open_store
-from clinvk.store.base import Store
+from clinvk.store.base import BeginsTurns, Store, TurnLock
 
 if TYPE_CHECKING:
     from clinvk.backend.manifest import Manifest
@@ -238,18 +239,23 @@ class Dispatcher(Closing):
         plan = await self.planner.when_known(calls, request, session)
         check_limit(plan, home)
         new = session is None
+        turn: TurnLock | None = None  # from its beginning, if the store can do that
         if session is None:
-            session = await self._create_session(plan, calls)
+            session, turn = await self._create_session(plan, calls, marker)
+        is_known = new and (turn is not None or request.chosen_id is not None)
         begun = False
         try:
             # Anyio, 45 ms: needed only once something runs.
             from clinvk.dispatch.turn_lock import acquire_turn, release_turn
 
-            turn = await acquire_turn(calls, session.id, marker, wait=request.wait, notify=notify)
+            if turn is None:
+                turn = await acquire_turn(
+                    calls, session.id, marker, wait=request.wait, notify=notify
+                )
             try:
                 # Another turn may have changed the record while this one waited, unless the session
                 # was made a moment ago for a task.
-                if not (new and request.chosen_id):
+                if not is_known:
                     session = await calls(partial(self.store.get, session.id))
                 plan = (
                     replace(plan, session=session)
@@ -257,8 +263,9 @@ class Dispatcher(Closing):
                     else await self.planner.when_known(calls, request, session, plan.context)
                 )
                 check_limit(plan, home)  # another process may have met one meanwhile
+                recorder = Recorder(calls, plan, session.id, self.config.config.session, turn)
                 async with start_turn(
-                    plan, self.config, self.env, marker, calls, before, new=new
+                    plan, self.config, self.env, marker, recorder, before, new=new
                 ) as run:
                     begun = True
                     yield run
@@ -309,26 +316,41 @@ class Dispatcher(Closing):
         except VersionNeeded:  # assume the newest
             return self.planner.plan(request, session, ask=False, writes=False)
 
-    async def _create_session(self, plan: TurnPlan, calls: StoreCalls) -> Session:
+    async def _create_session(
+        self, plan: TurnPlan, calls: StoreCalls, marker: str
+    ) -> tuple[Session, TurnLock | None]:
         """Create the record of a new session, before anything is paid for, so that a store that
-        cannot be written fails now."""
+        cannot be written fails now. Some stores take its first turn in the same step."""
         chosen_id, name = plan.request.chosen_id, plan.request.chosen_id or plan.request.name
         messages = await prompt_messages(plan, self.config.config.session)
         session = new_session(plan, self.config.config.session)
         if messages:
             session = with_prompt(session, messages[0].content)
-        # A named session must survive a power cut. Without a name, its id is not known to anyone
-        # before its answer is stored.
-        if chosen_id:
-            create = partial(self.store.deferred().create, session, messages)
-        else:
-            create = partial(
-                self.store.create, session, messages, exact=bool(name), durable=bool(name)
+        turn: TurnLock | None = None
+        if isinstance(self.store, BeginsTurns):
+            begin = partial(
+                self.store.begin, session, messages, partial(turn_facts, marker), exact=bool(name)
             )
-        session = await calls(create, lambda made: self.store.delete(made.id))
+            made = await calls(begin, self._undo_begin)
+            session, turn = made
+        else:
+            # A named session must survive a power cut. Without a name, its id is not known to anyone
+            # before its answer is stored.
+            if chosen_id:
+                create = partial(self.store.deferred().create, session, messages)
+            else:
+                create = partial(
+                    self.store.create, session, messages, exact=bool(name), durable=bool(name)
+                )
+            session = await calls(create, lambda made: self.store.delete(made.id))
         if begun := permissions.only_permissions(stored_options(plan.settings)):
             self._created[session.id] = begun
-        return session
+        return session, turn
+
+    def _undo_begin(self, made: tuple[Session, TurnLock]) -> None:
+        session, turn = made
+        turn.close()
+        self.store.delete(session.id)
 
 
 @contextmanager

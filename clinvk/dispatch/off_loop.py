@@ -50,6 +50,7 @@ class StoreCalls:
         self._limited_at = -inf  # on the monotonic clock
         self._gave_up = False
         self._queued: anyio.CancelScope | None = None  # a call that is waiting for its thread
+        self._limiters: tuple[anyio.CapacityLimiter, anyio.CapacityLimiter] | None = None
 
     async def __call__(
         self, function: Callable[[], T], undo: Callable[[T], object] = lambda _: None
@@ -86,7 +87,9 @@ class StoreCalls:
         if self._gave_up:
             raise StoreGaveUp("the store did not answer before either")
         began_at, pause = time.monotonic(), FIRST_PAUSE
-        limiter = _limiter_of(self.store)
+        if self._limiters is None:  # of this event loop, where all of its calls are made
+            self._limiters = _limiter_of(self.store), _limiter_of(None)
+        limiter, _ = self._limiters
         while True:
             call = _Call(function, undo)
             try:
@@ -144,10 +147,11 @@ class StoreCalls:
         """Make the call in a thread, and wait for it no longer than this."""
         import anyio.to_thread  # 45 ms: needed only once something runs
 
+        _, unlimited = self._limiters or (None, _limiter_of(None))
         with anyio.move_on_after(seconds, shield=True):
             try:
                 await anyio.to_thread.run_sync(
-                    call.make, abandon_on_cancel=True, limiter=_limiter_of(None)
+                    call.make, abandon_on_cancel=True, limiter=unlimited
                 )
             except RuntimeError:  # no thread can be started
                 call.make()

@@ -18,7 +18,7 @@ from clinvk.model.result import Result
 from clinvk.model.session import Message, MessageRole, Session, after_turn, prompt_excerpt
 from clinvk.process.threads import for_long
 from clinvk.sessions.masking import redact_data_for_store, redact_for_store
-from clinvk.store.base import Damaged, Query
+from clinvk.store.base import CompletesTurns, Damaged, Query, TurnLock
 
 _STEP = timedelta(milliseconds=1)  # the precision of stored times
 
@@ -28,7 +28,12 @@ class Recorder:
     known, so that a turn that is killed can be resumed."""
 
     def __init__(
-        self, calls: StoreCalls, plan: TurnPlan, session_id: str, settings: SessionConfig
+        self,
+        calls: StoreCalls,
+        plan: TurnPlan,
+        session_id: str,
+        settings: SessionConfig,
+        turn: TurnLock,
     ) -> None:
         self.calls = calls
         self.store = calls.store
@@ -45,6 +50,9 @@ class Recorder:
             if self._is_task
             else partial(calls.store.update, durable=False)
         )
+        # What the CLI keeps may have to be deleted once it has ended, which needs the turn.
+        is_last = plan.command.state is None
+        self._complete = turn.complete if is_last and isinstance(turn, CompletesTurns) else None
 
     async def record_prompt(self, messages: list[Message]) -> None:
         """Store the prompt of a further turn, before anything is started. Raises `SessionError`."""
@@ -141,13 +149,15 @@ class Recorder:
                     tokens,
                 )
             )
-        await self.calls(
-            lambda: self._append(
-                self.session_id,
-                messages,
-                lambda s: self._session_after_turn(s, result, len(messages), totals, now, lost),
-            )
-        )
+
+        def change(session: Session) -> Session:
+            return self._session_after_turn(session, result, len(messages), totals, now, lost)
+
+        if self._complete is not None:
+            complete = self._complete
+            await self.calls(lambda: complete(messages, change))
+        else:
+            await self.calls(lambda: self._append(self.session_id, messages, change))
 
     def _session_after_turn(
         self,

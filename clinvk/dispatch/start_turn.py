@@ -20,7 +20,6 @@ from clinvk.backend import native
 from clinvk.backend.files import tempfiles
 from clinvk.config import schema as configs
 from clinvk.dispatch.limit_check import remember_result
-from clinvk.dispatch.off_loop import StoreCalls
 from clinvk.dispatch.recorder import Recorder, prompt_messages
 from clinvk.dispatch.turn_plan import TurnPlan
 
@@ -44,7 +43,7 @@ async def start_turn(
     config: configs.Loaded,
     env: Mapping[str, str],
     marker: str,
-    calls: StoreCalls | None,
+    recorder: Recorder | None,
     before: BeforeTurn | None,
     *,
     new: bool = False,
@@ -56,9 +55,6 @@ async def start_turn(
     from clinvk.backend.files import login_lock
     from clinvk.process import child as process  # anyio: only once something is to run
 
-    recorder = None
-    if plan.session is not None and calls is not None:
-        recorder = Recorder(calls, plan, plan.session.id, config.config.session)
     began = time.monotonic()
     ask = signal.Signals[plan.manifest.stop]
     home = config.home

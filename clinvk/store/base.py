@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 from msgspec import Struct
 
@@ -91,6 +91,34 @@ class TurnLock(Protocol):
 
     def abandon(self) -> None:
         """Release the lock as if this process had been killed: the note stays for the next turn."""
+        ...
+
+
+@runtime_checkable
+class CompletesTurns(Protocol):
+    """The lock of a turn whose last write can release it, which saves a request to a server."""
+
+    def complete(self, messages: Iterable[Message], change: Change) -> Session:
+        """`append` to the session, and release the lock in the same step. Raises the errors of
+        `append`, and holds the lock then."""
+        ...
+
+
+@runtime_checkable
+class BeginsTurns(Protocol):
+    """A store that can create a session together with its first turn, which saves two requests to a
+    server."""
+
+    def begin(
+        self,
+        session: Session,
+        messages: Iterable[Message],
+        facts: Callable[[str], dict[str, Any]],
+        *,
+        exact: bool,
+    ) -> tuple[Session, TurnLock]:
+        """`create`, `acquire_turn` and `note`, in one step. `facts` returns the note of the turn of a
+        session with this id."""
         ...
 
 

@@ -20,7 +20,7 @@ import json
 import random
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -47,7 +47,15 @@ from clinvk.store.connections import store_is_closed
 from clinvk.store.index import query_words
 from clinvk.store.redis import lua
 from clinvk.store.redis.client import REBUILD, RedisClient, WrongType
-from clinvk.store.redis.lease import PREFIX, TURNS, LeaseLock, lease_key, milliseconds, turn_key
+from clinvk.store.redis.lease import (
+    PREFIX,
+    TURNS,
+    LeaseLock,
+    Renewals,
+    lease_key,
+    milliseconds,
+    turn_key,
+)
 from clinvk.store.search import scan_sessions
 
 LEASE_SECONDS = 30.0  # seconds for which the turn of a dead machine is still held
@@ -67,6 +75,7 @@ class RedisStore(Closing):
         self._connected = RedisClient(url, patient=patient)
         self._closed = False
         self._lease = lease
+        self._renewals = Renewals(self._connected, lease)
         self._turns: dict[str, LeaseLock] = {}  # turns of this process, whose writes are checked
         # By session: the record and its version after the last write of such a turn. If another
         # process has written since, the server refuses a write that is based on it.
@@ -74,6 +83,7 @@ class RedisStore(Closing):
 
     def close(self) -> None:
         self._closed = True
+        self._renewals.close()
         self._connected.close()
 
     @property
@@ -99,6 +109,30 @@ class RedisStore(Closing):
             session = replace(session, id=new_id())
         _raise_for_reply(answer, session.id)
         return session
+
+    def begin(
+        self,
+        session: Session,
+        messages: Iterable[Message],
+        facts: Callable[[str], dict[str, Any]],
+        *,
+        exact: bool,
+    ) -> tuple[Session, LeaseLock]:
+        check_may_block()
+        lines = _lines(messages)
+        check_id(session.id)
+        token, taker = uuid.uuid4().hex, json.dumps(host.this_process())
+        while True:
+            note_ = json.dumps(facts(session.id))
+            before = [token, milliseconds(self._lease), taker, note_]
+            answer = self._commit(session, "", lines, script=lua.BEGIN, before=before)
+            if answer != "taken" or exact:
+                break
+            session = replace(session, id=new_id())
+        if answer == "taken":
+            raise taken_error(session.id)
+        _raise_for_reply(answer, session.id)
+        return session, self._hold_turn(session.id, token, "")
 
     def get(self, session_id: str) -> Session:
         return self._read(check_id(session_id))[0]
@@ -209,9 +243,18 @@ class RedisStore(Closing):
                 break
         if facts is None:
             return None
-        turn = LeaseLock(self._connected, session_id, token, self._lease, facts, self._forget_turn)
-        self._turns[session_id] = turn
+        return self._hold_turn(session_id, token, facts)
+
+    def _hold_turn(self, session_id: str, token: str, facts: str) -> LeaseLock:
+        """The turn that has just been taken; `facts` are about the one before."""
+        turn = self._turns[session_id] = LeaseLock(
+            self._connected, session_id, token, self._lease, facts, self._renewals,
+            self._forget_turn, self._complete,
+        )  # fmt: skip
         return turn
+
+    def _complete(self, session_id: str, messages: Iterable[Message], change: Change) -> Session:
+        return self._change(session_id, change, _lines(messages), script=lua.COMPLETE)
 
     def is_own(self, session_id: str) -> bool:  # noqa: ARG002
         return False  # every client of the server can write it
@@ -298,14 +341,19 @@ class RedisStore(Closing):
         )
 
     def _change(
-        self, session_id: str, change: Change, lines: list[bytes], how: str = ""
+        self,
+        session_id: str,
+        change: Change,
+        lines: list[bytes],
+        how: str = "",
+        script: str = lua.COMMIT,
     ) -> Session:
         deadline = time.monotonic() + BUSY_TIMEOUT
         check_id(session_id)
         while True:
             session, version = self._last_written(session_id) or self._read(session_id)
             session = change(session)
-            answer = self._commit(session, version, lines, how)
+            answer = self._commit(session, version, lines, how, script)
             if answer != "stale":
                 _raise_for_reply(answer, session_id)
                 return session
@@ -320,7 +368,16 @@ class RedisStore(Closing):
         record, version = self._written.pop(session_id, (b"", ""))
         return (self._decode_session(session_id, record), version) if version else None
 
-    def _commit(self, session: Session, version: str, lines: list[bytes], how: str = "") -> str:
+    def _commit(
+        self,
+        session: Session,
+        version: str,
+        lines: list[bytes],
+        how: str = "",
+        script: str = lua.COMMIT,
+        before: Sequence[Any] = (),
+    ) -> str:
+        """The answer of the server. `before` are arguments of the script before those of `commit`."""
         record, session = encode_session(session)
         session_id = session.id
         keys = [
@@ -331,12 +388,14 @@ class RedisStore(Closing):
             USED,
             IDS,
         ]
+        if script is not lua.COMMIT:
+            keys += [lease_key(session_id), TURNS]
         turn = self._turns.get(session_id)
-        values = [session_id, _index_member(session_id), version, record, _used_score(session), _natives(session),
-                  uuid.uuid4().hex, turn.token if turn else "", how, NATIVE]  # fmt: skip
-        answer = str(self._server.run_script(lua.COMMIT, keys, [*values, *lines]))
-        if answer == "done" and turn is not None and version.isdecimal():
-            self._written[session_id] = record, str(int(version) + 1)
+        values = [*before, session_id, _index_member(session_id), version, record, _used_score(session),
+                  _natives(session), uuid.uuid4().hex, turn.token if turn else "", how, NATIVE]  # fmt: skip
+        answer = str(self._server.run_script(script, keys, [*values, *lines]))
+        if answer == "done" and (script is lua.BEGIN or (turn is not None and version.isdecimal())):
+            self._written[session_id] = record, str(int(version or "0") + 1)
         return answer
 
     def _lines(self, session_id: str) -> list[bytes]:
