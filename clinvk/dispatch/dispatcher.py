@@ -77,8 +77,10 @@ class Dispatcher(Closing):
         catalog: Catalog | None = None,
         env: Mapping[str, str] | None = None,
         patient: bool = False,
+        read_interval: float = 0.0,
     ) -> None:
-        """If `patient`, it waits for a store whose server is restarted."""
+        """If `patient`, it waits for a store whose server is restarted. The output of a program is
+        read every `read_interval` seconds at most."""
         self.env = dict(os.environ if env is None else env)
         self.config = config or loading.load(self.env)
         self.catalog = catalog or Catalog(self.config.home)
@@ -87,6 +89,7 @@ class Dispatcher(Closing):
         self.index_progress: Callable[[int, int], None] = lambda _done, _total: None
         self._store = store
         self._is_patient = patient
+        self._read_interval = read_interval
         # By session: the permissions it was started with here, which its later turns may have too.
         self._created: dict[str, dict[str, Any]] = {}
         self._opened: Store | None = None  # the store, if it is closed here
@@ -100,7 +103,10 @@ class Dispatcher(Closing):
     def with_marker(self, marker: str) -> Dispatcher:
         """The same for another environment: all programs that it starts carry the marker."""
         env = {**self.env, MARKER: marker} if marker else self.env
-        return Dispatcher(self.config, store=self.store, catalog=self.catalog, env=env)
+        return Dispatcher(
+            self.config, store=self.store, catalog=self.catalog, env=env,
+            read_interval=self._read_interval,
+        )  # fmt: skip
 
     @property
     def store(self) -> Store:
@@ -231,7 +237,10 @@ class Dispatcher(Closing):
             is_quick = not any(request.options.get(name) for name in CONTEXT_OPTIONS)
             plan = await self.planner.when_known(no_calls if is_quick else in_thread, request, None)
             check_limit(plan, home)
-            async with start_turn(plan, self.config, self.env, marker, None, before) as run:
+            async with start_turn(
+                plan, self.config, self.env, marker, None, before,
+                read_interval=self._read_interval,
+            ) as run:  # fmt: skip
                 yield run
             return
         calls = StoreCalls(self.store)
@@ -265,8 +274,9 @@ class Dispatcher(Closing):
                 check_limit(plan, home)  # another process may have met one meanwhile
                 recorder = Recorder(calls, plan, session.id, self.config.config.session, turn)
                 async with start_turn(
-                    plan, self.config, self.env, marker, recorder, before, new=new
-                ) as run:
+                    plan, self.config, self.env, marker, recorder, before,
+                    new=new, read_interval=self._read_interval,
+                ) as run:  # fmt: skip
                     begun = True
                     yield run
             finally:

@@ -150,9 +150,7 @@ class StoreCalls:
         _, unlimited = self._limiters or (None, _limiter_of(None))
         with anyio.move_on_after(seconds, shield=True):
             try:
-                await anyio.to_thread.run_sync(
-                    call.make, abandon_on_cancel=True, limiter=unlimited
-                )
+                await anyio.to_thread.run_sync(call.make, abandon_on_cancel=True, limiter=unlimited)
             except RuntimeError:  # no thread can be started
                 call.make()
 

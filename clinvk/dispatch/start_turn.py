@@ -47,6 +47,7 @@ async def start_turn(
     before: BeforeTurn | None,
     *,
     new: bool = False,
+    read_interval: float = 0.0,
 ) -> AsyncIterator[Turn]:
     # Anyio, 45 ms: needed only once something runs.
     import signal
@@ -72,7 +73,11 @@ async def start_turn(
             if before is not None:
                 await before.start(plan)
             async with process.start(
-                plan.command, marker, stop_signal=ask, holds_prompt=before is not None
+                plan.command,
+                marker,
+                stop_signal=ask,
+                holds_prompt=before is not None,
+                read_interval=read_interval,
             ) as child:
                 if before is not None:  # it boots meanwhile
                     await before.prompt()

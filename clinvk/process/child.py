@@ -29,6 +29,7 @@ from clinvk.process.pipes import LineSplitter, Pipes
 
 STDERR_KEPT = 64 * 1024  # bytes, the last ones
 CHUNK_SIZE = 64 * 1024  # bytes: what a pipe holds
+MUCH = CHUNK_SIZE // 4  # bytes of one read, after which the next one is not delayed
 POLL_INTERVAL = 0.05  # seconds between checks of a program whose exit is not signalled
 DRAIN_TIMEOUT = (
     0.25  # seconds without data on a pipe that is still open though the program has exited
@@ -55,6 +56,7 @@ class Child:
         stop_timeout: float,
         *,
         holds_prompt: bool,
+        read_interval: float,
     ) -> None:
         self.pid = process.pid
         self.marker = marker
@@ -64,6 +66,8 @@ class Child:
         self._pipes = pipes
         self._selector = selector
         self._splitter = LineSplitter()
+        self._read_interval = read_interval
+        self._next_read = anyio.current_time() + read_interval
         self._stdout_ended = False
         self._stop_scope: anyio.CancelScope | None = None
         self._exited_at = float("inf")  # when the program was seen to have exited
@@ -173,6 +177,8 @@ class Child:
     async def _receive(self) -> bytes | None:
         """The next piece of stdout; empty at its end, or if the program has exited and a process
         that it left behind keeps the pipe open without writing to it."""
+        if self._read_interval:
+            await self._let_output_gather()
         began, gone = anyio.current_time(), self._exited_at
         heard = False
         while not heard:
@@ -189,7 +195,18 @@ class Child:
             return None
         if gone <= began:
             self._waited += anyio.current_time() - began
+        if len(piece) < MUCH:
+            self._next_read = anyio.current_time() + self._read_interval
         return piece if self._waited < MAX_LINGER else None
+
+    async def _let_output_gather(self) -> None:
+        """Wait for the time of the next read, but not after the program has exited."""
+        rest = self._next_read - anyio.current_time()
+        if rest <= 0 or self.has_exited or self.is_stopping:
+            return
+        with self._ignore_stdout(), anyio.move_on_after(rest):
+            while not self.has_exited:
+                await self._wait_for_event()
 
     # Events.
 
@@ -286,12 +303,14 @@ async def start(
     stop_signal: signal.Signals,
     stop_timeout: float = PATIENCE,
     holds_prompt: bool = False,
+    read_interval: float = 0.0,
 ) -> AsyncIterator[Child]:
     """The running program of `command`; stopped with all that it started if the block is left
     before it exits. Raises `ClinvkError` if it cannot be started.
 
     The prompt goes through stdin, which is then closed: some CLIs wait forever otherwise. With
-    `holds_prompt`, the caller does that: `Child.send_prompt`."""
+    `holds_prompt`, the caller does that: `Child.send_prompt`. Its output is read every
+    `read_interval` seconds at most: waking up for each line costs more than reading several."""
     with ExitStack() as held:
         with translate_start_errors(command):
             ready = held.enter_context(selectors.DefaultSelector())
@@ -309,6 +328,7 @@ async def start(
                     marker,
                     stop_timeout,
                     holds_prompt=holds_prompt,
+                    read_interval=read_interval,
                 )
             )
         )

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 BEATS = 8  # in a lease, at least
 LONGEST_INTERVAL = 0.5  # seconds between renewals: a cancellation is seen that late
-EVENT_PAUSE = 0.1  # seconds for which events are collected
+EVENT_PAUSE = 0.1  # seconds for which events are collected, at least
+PAUSE_FACTOR = 10  # they are collected for that many times what it takes to report them
 OWN_SHARE = 0.6  # of a lease without a renewal, after which the program is stopped
 GUARD_SHARE = 0.85  # after which the supervisor kills it, or a little earlier:
 TOLD_SHARE = 0.1  # of a lease between renewals that the supervisor is told of
@@ -65,6 +66,7 @@ class Lease:
         self._beating = anyio.Lock()
         self._has_ended = False
         self._told_at = float("-inf")  # the renewal that the supervisor knows of
+        self._report_time = 0.0  # seconds that the last report took
         self._watch()
 
     async def add(self, kind: str, data: bytes) -> None:
@@ -83,7 +85,7 @@ class Lease:
         while self.lost is None:
             with anyio.move_on_after(interval):
                 await self._wake.wait()
-                await anyio.sleep(EVENT_PAUSE)
+                await anyio.sleep(max(EVENT_PAUSE, PAUSE_FACTOR * self._report_time))
             self._wake = anyio.Event()
             await self._beat(interval)
             self._follow_orders()
@@ -132,6 +134,7 @@ class Lease:
             await anyio.sleep(pause)
             return
         if answer.status == "ok":
+            self._report_time = boot_clock() - sent_at
             self._renewed_at = sent_at
             self._watch()
             self._reported += len(batch)

@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from clinvk.store.base import Store
 
 
+# Seconds between reads of a program's output. Its events are collected for twice as long before they
+# are sent, so nobody sees them later; its exit is noticed at once.
+READ_INTERVAL = 0.05
+
+
 class WorkerProcess:
     """Opened on first use, once in each process, and kept until it ends."""
 
@@ -70,8 +75,9 @@ class WorkerProcess:
         """Starts programs that carry this marker, if it is not empty."""
         if self._dispatcher is None:
             self._dispatcher = Dispatcher(
-                self.settings.config, store=self.store, env=self.settings.env
-            )
+                self.settings.config, store=self.store, env=self.settings.env,
+                read_interval=READ_INTERVAL,
+            )  # fmt: skip
         return self._dispatcher.with_marker(marker) if marker else self._dispatcher
 
     def limits_of(self, request: Request) -> AttemptLimits:
