@@ -104,6 +104,4 @@ def _processes(here: Bench) -> Iterator[tuple[str, psutil.Process]]:
             with suppress(psutil.Error):
                 words = " ".join(child.cmdline())
                 is_pool = "worker.supervisor" not in words
-                yield ("Celery" if is_pool else "supervisor"), child
-                if is_pool:
-                    yield from (("slots", slot) for slot in child.children())
+                yield ("slots" if is_pool else "supervisor"), child

@@ -11,7 +11,6 @@ import signal
 import sys
 import warnings
 from contextlib import suppress
-from functools import partial
 
 from celery import Celery
 from celery.exceptions import SecurityWarning
@@ -23,7 +22,7 @@ from clinvk.cluster.worker import preload  # noqa: F401 - before the processes a
 from clinvk.cluster.worker.driver import RunDriver
 from clinvk.cluster.worker.resources import WorkerProcess
 from clinvk.cluster.worker.settings import WorkerSettings
-from clinvk.cluster.worker.slot import Slot
+from clinvk.cluster.worker.slots import Slots
 
 PR_SET_PDEATHSIG = 1  # of Linux
 LOG_FORMAT = "%(asctime)s celery: %(message)s"
@@ -77,17 +76,25 @@ def _serve(made: Celery, backend: str, process: WorkerProcess) -> int:
         handler.addFilter(_without_traceback)
     if backend == DRIVE:
         apps.set_driver(RunDriver(settings).drive)
-        queues, slots = [DRIVE], settings.drivers
-    else:
-        apps.set_handler(partial(Slot(process).run, backend))
+        # A run is driven as by its user: in a process of its own, which has its own event loop.
+        return _work(made, f"{DRIVE}@{settings.name}", "prefork", [DRIVE], settings.drivers)
+    with Slots(process, backend) as slots:
+        apps.set_handler(slots.run)
         queues = queues_of(backend, settings.name, settings.labels)
-        slots = settings.slots[backend]
+        return _work(made, f"{backend}@{settings.name}", "threads", queues, settings.slots[backend])
+
+
+def _work(made: Celery, name: str, pool: str, queues: list[str], count: int) -> int:
+    """Take what is in the queues, so many at a time; returns the exit code."""
     worker = made.Worker(
-        hostname=f"{backend}@{settings.name}", pool="prefork", concurrency=slots,
-        queues=queues, loglevel="ERROR", without_mingle=True, without_gossip=True,
-        without_heartbeat=True, quiet=True,
+        hostname=name, pool=pool, concurrency=count, queues=queues, loglevel="ERROR", quiet=True,
+        without_mingle=True, without_gossip=True, without_heartbeat=True,
     )  # fmt: skip
-    gc.freeze()  # its children share these pages
+    # A message that is lost with a worker is sent again by its sender, so Redis need not keep it: that
+    # would be four requests for each.
+    for queue in made.amqp.queues.values():
+        queue.no_ack = True
+    gc.freeze()  # nothing of this is garbage; and children share these pages
     worker.start()
     return int(worker.exitcode or 0)
 

@@ -28,7 +28,8 @@ READ_INTERVAL = 0.05
 
 
 class WorkerProcess:
-    """Opened on first use, once in each process, and kept until it ends."""
+    """Opened once in each process, and kept until it ends. What it holds is for any number of
+    threads."""
 
     def __init__(self, settings: WorkerSettings, orders: Orders, guard: Guard) -> None:
         self.settings = settings
@@ -47,6 +48,11 @@ class WorkerProcess:
         self._ledger: Ledger | None = None
         self._store: Store | None = None
         self._dispatcher: Dispatcher | None = None
+
+    def open(self) -> None:
+        """Open what several threads use; nothing is connected yet."""
+        self.dispatcher("")
+        _ = self.ledger
 
     @property
     def store(self) -> Store:

@@ -1,4 +1,4 @@
-"""Takes attempts, in a process of a worker, if nobody else has, and this node may and can run them."""
+"""Take attempts, if nobody else has, and this node may and can run them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from anyio.from_thread import BlockingPortal, start_blocking_portal
+import anyio.to_thread
+from anyio.from_thread import start_blocking_portal
 
 from clinvk import __version__
 from clinvk.backend.options import resolve_settings
@@ -24,6 +25,7 @@ from clinvk.cluster.worker.attempt import RunningAttempt, refusal, say
 from clinvk.cluster.worker.homes import why_start_over
 from clinvk.cluster.worker.resources import WorkerProcess
 from clinvk.cluster.worker.supervisor import boot_clock
+from clinvk.disk.closing import Closing
 from clinvk.engine.scheduling.attempt import failed_result
 from clinvk.errors import ClinvkError
 from clinvk.model.request import Request
@@ -31,20 +33,38 @@ from clinvk.plans.labels import missing_labels
 from clinvk.plans.preflight import MIN_SECRET_LENGTH, VARIABLE
 from clinvk.process.ownership import prepare_loop
 
+THREADS = 4  # of a slot, at most: its lease, its files, and what it says of limits
 
-class Slot:
-    """Runs one attempt at a time."""
 
-    def __init__(self, process: WorkerProcess) -> None:
+class Slots(Closing):
+    """The slots of a backend. Each is a thread of its Celery worker, and takes one attempt at a time;
+    what the attempts do is on one event loop, as in a run on one machine: so a thousand of them cost
+    little more than their programs. A context manager."""
+
+    def __init__(self, process: WorkerProcess, backend: str) -> None:
+        """To be created in the process that runs the attempts."""
         self.process = process
-        self._open = ExitStack()  # until the process ends
-        self._portal: BlockingPortal | None = None
+        self.backend = backend
+        process.open()
+        self._opened = ExitStack()
+        self._portal = self._opened.enter_context(start_blocking_portal())
+        self._portal.call(self._prepare_loop)
 
-    def run(self, backend: str, attempt: AttemptId) -> None:
-        """Run the attempt in a slot of the backend, unless somebody else does, or this node cannot."""
+    def close(self) -> None:
+        """Returns once no attempt is running."""
+        self._opened.close()
+
+    def _prepare_loop(self) -> None:
+        prepare_loop()
+        # One slot must not have to wait for what others do in threads: it would lose its lease.
+        threads = anyio.to_thread.current_default_thread_limiter()
+        threads.total_tokens += THREADS * self.process.settings.slots[self.backend]
+
+    def run(self, attempt: AttemptId) -> None:
+        """Run the attempt in a slot, unless somebody else does, or this node cannot."""
         settings, ledger = self.process.settings, self.process.ledger
         token = f"{settings.name}.{os.getpid()}.{os.urandom(8).hex()}"
-        owner = Owner(attempt, token, settings.name, backend)
+        owner = Owner(attempt, token, settings.name, self.backend)
         claimed_at = boot_clock()
         claim = _patiently(lambda: ledger.claim(owner, payload.PROTOCOL))
         if claim.status == "version":
@@ -91,15 +111,7 @@ class Slot:
             running = RunningAttempt(self.process, owner, request, limits, ledger, claimed_at)
             await running.run(notices)
 
-        self._loop().call(run)
-
-    def _loop(self) -> BlockingPortal:
-        """The event loop of this process. It is kept from one attempt to the next, with its threads, since
-        starting those takes longer than what they do."""
-        if self._portal is None:
-            self._portal = self._open.enter_context(start_blocking_portal())
-            self._portal.call(prepare_loop)
-        return self._portal
+        self._portal.call(run)
 
     def _report_mistake(self, owner: Owner, error: Exception) -> None:
         traceback.print_exception(error)
