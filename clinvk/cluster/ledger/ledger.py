@@ -27,10 +27,12 @@ State = Literal["queued", "running", "ended", "lost", "withdrawn"]
 
 class Claim(Struct, frozen=True):
     """The answer to a claim: `status` is "run", or why it was refused: a state, "stale" (there is a
-    later attempt), "missing", or "version", with the other version as `detail`."""
+    later attempt), "missing", or "version", with the other version as `detail`. `has_limits`: whether
+    the cluster knows of rate limits."""
 
     status: str
     payload: bytes = b""
+    has_limits: bool = False
     detail: str = ""
 
 
@@ -74,19 +76,29 @@ class Ledger:
         self.lease = lease
         self.grace = grace
         self._scripts: dict[str, Any] = {}
+        self._kept = ""  # the run about which it was said last how long the server keeps it
 
     # Of the submitter.
 
-    def submit(self, attempt: AttemptId, payload: bytes, protocol: int, version: str) -> str:
+    def submit(
+        self,
+        attempt: AttemptId,
+        payload: bytes,
+        protocol: int,
+        version: str,
+        *,
+        is_first: bool = True,
+    ) -> str:
         """Put an attempt into the ledger; returns "new", the state that it has already, "busy"
-        while an earlier attempt at its task may be running, or "stale" if there was a later one."""
+        while an earlier attempt at its task may be running, or "stale" if there was a later one.
+        `is_first`: whether the server may not know the run yet."""
         keys = self.keys
         return self._text(
             scripts.SUBMIT,
             [keys.run(attempt.run), keys.task(attempt), keys.attempt(attempt),
              keys.leases(attempt.run), keys.news(attempt.run)],
             [attempt.number, attempt.member, payload, protocol, version, _ms(self.grace), _ms(KEEP),
-             keys.attempts(attempt.run), attempt.task],
+             keys.attempts(attempt.run), attempt.task, "first" if is_first else ""],
         )  # fmt: skip
 
     def cancel(self, attempt: AttemptId, reason: str, *, now: bool) -> str:
@@ -114,7 +126,8 @@ class Ledger:
         """Give up the attempts of a run whose lease has expired; returns how many."""
         keys = self.keys
         values = [_ms(self.grace), keys.attempts(run), _ms(KEEP)]
-        return int(self._run(scripts.EXPIRE, [keys.leases(run), keys.news(run)], values))
+        names = [keys.leases(run), keys.news(run), keys.run(run)]
+        return int(self._run(scripts.EXPIRE, names, values))
 
     def state(self, attempt: AttemptId) -> State | None:
         """None if the server does not know it."""
@@ -205,15 +218,17 @@ class Ledger:
     def claim(self, owner: Owner, protocol: int) -> Claim:
         """Take an attempt."""
         attempt, keys = owner.attempt, self.keys
-        status, detail = self._run(
+        keep = "" if attempt.run == self._kept else _ms(KEEP)
+        status, detail, *rest = self._run(
             scripts.CLAIM,
             [keys.task(attempt), keys.attempt(attempt), keys.leases(attempt.run), keys.news(attempt.run),
-             keys.busy(owner.node)],
-            [attempt.number, attempt.member, owner.token, owner.node, protocol, _ms(self.lease), _ms(KEEP),
+             keys.busy(owner.node), keys.limits],
+            [attempt.number, attempt.member, owner.token, owner.node, protocol, _ms(self.lease), keep,
              str(attempt), json.dumps(owner.backend)],
         )  # fmt: skip
         if status == b"run":
-            return Claim("run", payload=detail)
+            self._kept = attempt.run
+            return Claim("run", payload=detail, has_limits=bool(rest[0]))
         return Claim(status.decode(), detail=detail.decode())
 
     def beat(self, owner: Owner, reported: int, events: Sequence[tuple[str, bytes]]) -> Beat:
@@ -222,7 +237,7 @@ class Ledger:
         answer = self._run(
             scripts.BEAT,
             [keys.attempt(attempt), keys.leases(attempt.run), keys.news(attempt.run)],
-            [attempt.member, owner.token, _ms(self.lease), reported, *chain(*events)],
+            [attempt.member, owner.token, _ms(self.lease), reported, _ms(KEEP), *chain(*events)],
         )
         return Beat(*(part.decode() for part in answer))
 

@@ -26,7 +26,7 @@ end
 #
 # KEYS: run, task, attempt, leases, news
 # ARGV: 1 number, 2 member, 3 payload, 4 protocol, 5 version, 6 grace (ms), 7 how long to keep it (ms),
-#       8 prefix of attempts, 9 position of the task
+#       8 prefix of attempts, 9 position of the task, 10 "first" if the run may not be known yet, or ""
 SUBMIT = (
     _BASE
     + """
@@ -36,6 +36,7 @@ if before > number then return 'stale' end
 if before == number then
     local state = redis.call('HGET', attempt, 'state')
     if state ~= 'withdrawn' then return state or 'stale' end  -- that one was never started
+    redis.call('DEL', attempt)
 elseif before > 0 then
     local member = ARGV[9] .. '.' .. before
     local old = ARGV[8] .. member
@@ -48,8 +49,7 @@ elseif before > 0 then
         redis.call('HDEL', old, 'payload')
     end
 end
-redis.call('DEL', attempt)
-redis.call('SET', run, '1', 'PX', ARGV[7])
+if ARGV[10] ~= '' then redis.call('SET', run, '1', 'PX', ARGV[7]) end
 redis.call('SET', task, ARGV[1], 'PX', ARGV[7])
 redis.call('HSET', attempt, 'state', 'queued', 'payload', ARGV[3], 'protocol', ARGV[4], 'version', ARGV[5])
 redis.call('PEXPIRE', attempt, ARGV[7])
@@ -57,20 +57,22 @@ return 'new'
 """
 )
 
-# Take an attempt: {"run", payload}; or {why not, a detail}. Only the newest attempt at a task can be
-# taken, and only once.
+# Take an attempt: {"run", payload, whether there are rate limits}; or {why not, a detail}. Only the
+# newest attempt at a task can be taken, and only once.
 #
-# KEYS: task, attempt, leases, news, busy
-# ARGV: 1 number, 2 member, 3 owner, 4 node, 5 protocol, 6 lease (ms), 7 how long to keep it (ms),
-#       8 name, 9 backend, as JSON
+# KEYS: task, attempt, leases, news, busy, limits
+# ARGV: 1 number, 2 member, 3 owner, 4 node, 5 protocol, 6 lease (ms), 7 how long to keep the leases and
+#       news of the run (ms), or "" if that was said, 8 name, 9 backend, as JSON
 CLAIM = (
     _BASE
     + """
-local task, attempt, leases, news, busy = unpack(KEYS)
+local task, attempt, leases, news, busy, limits = unpack(KEYS)
 local known = redis.call('HMGET', attempt, 'state', 'payload', 'protocol', 'version', 'owner', 'first')
 if not known[1] then return {'missing', ''} end
 if redis.call('GET', task) ~= ARGV[1] then return {'stale', ''} end
-if known[1] == 'running' and known[5] == ARGV[3] then return {'run', known[2]} end
+if known[1] == 'running' and known[5] == ARGV[3] then
+    return {'run', known[2], redis.call('EXISTS', limits)}
+end
 if known[1] ~= 'queued' then return {known[1], ''} end
 if known[3] ~= ARGV[5] then return {'version', known[4]} end
 local at = now()
@@ -80,8 +82,11 @@ redis.call('HSET', attempt, 'state', 'running', 'owner', ARGV[3], 'node', ARGV[4
     'first', known[6] or id)
 redis.call('HSET', busy, ARGV[8], string.format('{"backend":%s,"since":%.0f}', ARGV[9], at))
 redis.call('ZADD', leases, lease, ARGV[2])
-redis.call('PEXPIRE', leases, ARGV[7])
-return {'run', known[2]}
+if ARGV[7] ~= '' then
+    redis.call('PEXPIRE', leases, ARGV[7])
+    redis.call('PEXPIRE', news, ARGV[7])
+end
+return {'run', known[2], redis.call('EXISTS', limits)}
 """
 )
 
@@ -90,7 +95,8 @@ return {'run', known[2]}
 # are not added twice; the server may also have lost some that it had, if it was restarted.
 #
 # KEYS: attempt, leases, news
-# ARGV: 1 member, 2 owner, 3 lease (ms), 4 number of events reported before these, 5… kind, data, …
+# ARGV: 1 member, 2 owner, 3 lease (ms), 4 number of events reported before these, 5 how long to keep the
+#       leases (ms), 6… kind, data, …
 BEAT = (
     _BASE
     + """
@@ -100,13 +106,14 @@ if not known[1] then return {'missing', '', ''} end
 if known[2] == ARGV[2] and known[1] == 'ended' then return {'ended', '', ''} end
 if known[1] ~= 'running' or known[2] ~= ARGV[2] then return {'fenced', '', ''} end
 local lease = now() + tonumber(ARGV[3])
-local count = (#ARGV - 4) / 2
+local count = (#ARGV - 5) / 2
 local seen = math.max(0, tonumber(known[3] or '0') - tonumber(ARGV[4]))
 for i = seen + 1, count do
-    redis.call('XADD', news, '*', 'a', ARGV[1], 'k', ARGV[3 + 2 * i], 'd', ARGV[4 + 2 * i])
+    redis.call('XADD', news, '*', 'a', ARGV[1], 'k', ARGV[4 + 2 * i], 'd', ARGV[5 + 2 * i])
 end
 redis.call('HSET', attempt, 'lease', lease, 'events', tonumber(ARGV[4]) + count)
 redis.call('ZADD', leases, lease, ARGV[1])
+redis.call('PEXPIRE', leases, ARGV[5])
 return {'ok', known[4] or '', known[5] or ''}
 """
 )
@@ -132,7 +139,6 @@ redis.call('HSET', attempt, 'state', 'ended', 'result', ARGV[3], 'payload', '')
 redis.call('ZREM', leases, ARGV[1])
 redis.call('XADD', news, '*', 'a', ARGV[1], 'k', 'ended', 'd', ARGV[3])
 redis.call('PEXPIRE', attempt, ARGV[5])
-redis.call('PEXPIRE', news, ARGV[5])
 if ARGV[4] ~= '' then redis.call('SET', home, ARGV[4], 'PX', ARGV[5]) end
 return 'ok'
 """
@@ -200,12 +206,12 @@ return state
 
 # Give up the attempts whose lease has expired; returns how many.
 #
-# KEYS: leases, news. ARGV: 1 grace (ms), 2 prefix of attempts, 3 how long to keep the news (ms)
+# KEYS: leases, news, run. ARGV: 1 grace (ms), 2 prefix of attempts, 3 how long to keep them (ms)
 EXPIRE = (
     _BASE
     + """
 local leases, news = unpack(KEYS)
-redis.call('PEXPIRE', news, ARGV[3])
+for _, key in ipairs(KEYS) do redis.call('PEXPIRE', key, ARGV[3]) end
 local late = redis.call('ZRANGEBYSCORE', leases, '-inf', now() - tonumber(ARGV[1]), 'LIMIT', 0, 100)
 for _, member in ipairs(late) do
     if redis.call('HGET', ARGV[2] .. member, 'state') == 'running' then

@@ -190,7 +190,9 @@ class ClusterExecutor:
 
         def submit() -> tuple[str, str | None, list[News]]:
             nonlocal is_sent
-            said = self.ledger.submit(attempt, data, payload.PROTOCOL, __version__)
+            said = self.ledger.submit(
+                attempt, data, payload.PROTOCOL, __version__, is_first=not self.feed.is_begun
+            )
             node = self._home_of(request, reporter, backend)
             queue = queue_of(backend, node, request.labels)
             if said in ("new", "queued"):

@@ -96,7 +96,7 @@ class Slots(Closing):
             return
 
         limits = self.process.limits_of(request)
-        if (limited := limits.check()) is not None:
+        if claim.has_limits and (limited := limits.check()) is not None:
             data = self._refusal(limited.reason, limited)
             _patiently(lambda: ledger.refuse(owner, data))
             self._say(attempt, f"left to another account: {limited.reason}")
