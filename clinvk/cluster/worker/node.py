@@ -45,7 +45,7 @@ ALIVE_FOR = 10.0  # seconds for which such a report counts
 POLL_INTERVAL = 0.2  # seconds
 STOP_PATIENCE = 10.0  # seconds for running attempts to be stopped and reported
 MAX_FAILURES = 3  # of a Celery worker in a row, before the node gives up
-FAILED_EARLY = 30.0  # seconds: one that ends sooner has failed
+FAILED_EARLY = 10.0  # seconds: one that ends sooner has failed
 
 
 class WorkerNode:
