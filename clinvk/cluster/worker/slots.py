@@ -65,8 +65,10 @@ class Slots(Closing):
         settings, ledger = self.process.settings, self.process.ledger
         token = f"{settings.name}.{os.getpid()}.{os.urandom(8).hex()}"
         owner = Owner(attempt, token, settings.name, self.backend)
-        claimed_at = boot_clock()
-        claim = _patiently(lambda: ledger.claim(owner, payload.PROTOCOL))
+        # Its lease begins with the claim that succeeds, or a little before.
+        claimed_at, claim = _patiently(
+            lambda: (boot_clock(), ledger.claim(owner, payload.PROTOCOL))
+        )
         if claim.status == "version":
             why = f"it has clinvk {__version__}, and the task is of clinvk {claim.detail}"
             ledger.decline(attempt, self._refusal(why))
