@@ -4,7 +4,7 @@ import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import pytest
@@ -17,11 +17,12 @@ from clinvk.cluster.keys import AttemptId, Keys, queue_of
 from clinvk.cluster.ledger.ledger import Ledger, Owner
 from clinvk.cluster.payload import PROTOCOL
 from clinvk.cluster.server_errors import Outage
+from clinvk.cluster.submitter import feed as feeds
 from clinvk.cluster.submitter import following as followings
 from clinvk.cluster.submitter.executor import ClusterExecutor
 from clinvk.cluster.submitter.sent import Sent
 from clinvk.engine.executor import RunningRequest
-from clinvk.model.events import Event
+from clinvk.model.events import Event, Text
 from clinvk.model.plan import TaskWorktree, Worktree
 from clinvk.model.request import Request
 from clinvk.model.result import Result
@@ -51,6 +52,18 @@ class Reports:
 class NoCelery:
     def send_task(self, *_: Any, **__: Any) -> None:
         """The test delivers it."""
+
+
+class Heard(Reports):
+    """One that keeps the texts, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.texts: list[str] = []
+
+    async def on_event(self, event: Event) -> None:
+        if isinstance(event, Text):
+            self.texts.append(event.text)
 
 
 @pytest.fixture
@@ -247,3 +260,53 @@ async def test_tasks_that_wait_for_the_git_remote_leave_threads_to_others(
             give_up.cancel()
             exchange._lock.release()
     assert not late
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("most", [feeds.MOST_EARLY, 5_000], ids=["kept", "read again"])
+async def test_a_resumed_run_gets_all_news_of_each_attempt_in_order(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
+):
+    """Attempts of a killed process, whose news are mixed, are joined one after the other, the last first."""
+    monkeypatch.setattr(feeds, "MOST_EARLY", most)
+    count, nothing, made = 60, cast("Any", None), cast("Any", NoCelery())
+
+    def request(task: int) -> Request:
+        return Request(
+            prompt="x",
+            session=NewSession(f"s{task}"),
+            backend="echo",
+            cwd=tmp_path,
+            attempt=(task, 1),
+        )
+
+    owners = [Owner(AttemptId("r1", task, 1), f"t{task}", "n1") for task in range(count)]
+    for owner in owners:
+        data = payload.request_to_json(request(owner.attempt.task))
+        ledger.submit(owner.attempt, data, PROTOCOL, "1")
+        ledger.claim(owner, PROTOCOL)
+    for number in range(5):
+        for owner in owners:
+            text = Text(text=f"{owner.attempt.task} {number} {'x' * 100}")
+            ledger.beat(owner, number, [("event", payload.event_to_json(text))])
+    for owner in owners:
+        answer = str(owner.attempt.task)
+        done = Result(ok=True, text=answer, backend="echo", exit_code=0)
+        ledger.finish(owner, payload.result_to_json(done), None)
+    executor = ClusterExecutor(ledger, ledger, made, nothing, "r1", nothing, Outage("here"))
+    executor.forget(1)  # it was recorded
+    before = ledger.client.info("commandstats").get("cmdstat_xrange", {"calls": 0})["calls"]
+    with anyio.fail_after(120):
+        for task in reversed(range(2, count)):
+            reports = Heard()
+            result = await executor.run(request(task), reports)
+            assert result.text == str(task)
+            assert [text.split()[:2] for text in reports.texts] == [
+                [str(task), str(n)] for n in range(5)
+            ]
+            executor.forget(task)
+        await executor.close()
+    calls = ledger.client.info("commandstats").get("cmdstat_xrange", {"calls": 0})["calls"] - before
+    assert (calls > 0) is (most < 10_000)
+    left = {news.member for news in ledger.read_news("r1", "0", wait=0.001)}
+    assert left == {"0.1"}, "nobody has asked for it"

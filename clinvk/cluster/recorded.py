@@ -34,6 +34,10 @@ class RecordedTasks:
         else:
             self._seen.setdefault(index, []).append((news.id, attempt))
 
+    def has(self, news: News) -> bool:
+        """Whether its task is recorded, so that nobody will listen to it."""
+        return int(news.member.partition(".")[0]) in self._recorded
+
     def record(self, task: int) -> None:
         """The task has ended, and that is recorded."""
         self._recorded.add(task)

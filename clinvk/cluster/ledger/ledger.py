@@ -165,11 +165,16 @@ class Ledger:
 
     def news_between(self, run: str, first: str, last: str, member: str) -> list[News]:
         """The news about one attempt from `first` up to `last`, both included."""
-        found = cast(
-            "list[tuple[bytes, dict[bytes, bytes]]]",
-            self.client.xrange(self.keys.news(run), first, last),
-        )
-        return [news for i, fields in found if (news := _news(i, fields)).member == member]
+        found: list[News] = []
+        while True:
+            some = cast(
+                "list[tuple[bytes, dict[bytes, bytes]]]",
+                self.client.xrange(self.keys.news(run), first, last, count=BATCH),
+            )
+            found += [news for i, fields in some if (news := _news(i, fields)).member == member]
+            if len(some) < BATCH:
+                return found
+            first = f"({some[-1][0].decode()}"  # those after it
 
     def forget(self, run: str, news: Sequence[str], attempts: Iterable[AttemptId]) -> None:
         """Delete news about a run, by their places, and the results of attempts that have ended."""

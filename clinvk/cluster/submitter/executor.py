@@ -184,8 +184,7 @@ class ClusterExecutor:
             request = request.replace(cwd=Path.cwd())
         data = payload.request_to_json(request)
         backend = request.to or request.backend or ""
-        position = self.feed.position
-
+        position, early = self.feed.position, self.feed.early.take(attempt.member)
         is_sent = True
 
         def submit() -> tuple[str, str | None, list[News]]:
@@ -197,7 +196,9 @@ class ClusterExecutor:
             queue = queue_of(backend, node, request.labels)
             if said in ("new", "queued"):
                 is_sent = self._has_sent(attempt, queue)
-            first = None if said == "new" else self.ledger.first_news(attempt)
+            if said == "new" or early is not None:
+                return said, node, [] if said == "new" else early or []
+            first = self.ledger.first_news(attempt)
             if first is None or _order(first) > _order(position):
                 return said, node, []
             earlier = self.ledger.news_between(self.run_id, first, position, attempt.member)

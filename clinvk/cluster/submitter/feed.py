@@ -22,6 +22,7 @@ EXPIRE_INTERVAL = 1.0  # seconds between looks for leases that have expired
 START = "0-0"  # of a stream
 MAX_SILENCE = 300.0  # seconds without the server, after which its attempts count as interrupted
 RETRY_PAUSE = 0.5  # seconds
+MOST_EARLY = 64 * 1024 * 1024  # bytes of news that are kept for attempts that nobody listens to yet
 
 Request = Callable[[], object]
 T = TypeVar("T")
@@ -56,6 +57,36 @@ class Listener:
             self.wake.set()
 
 
+class EarlyNews:
+    """News about attempts that nobody listens to yet: those of a run that another process has begun, which
+    are joined one after the other. So the stream is read once, not once for each of them."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, list[News]] = {}
+        self._incomplete: set[str] = set()  # attempts of which not all early news are kept
+        self._size = 0
+
+    def keep(self, news: News) -> None:
+        if news.member in self._incomplete:
+            return
+        if self._size > MOST_EARLY:
+            self.drop(news.member)
+            return
+        self._kept.setdefault(news.member, []).append(news)
+        self._size += len(news.data)
+
+    def take(self, member: str) -> list[News] | None:
+        """All early news about an attempt that has a listener now; None if they have to be read again."""
+        found = self._kept.pop(member, [])
+        self._size -= sum(len(each.data) for each in found)
+        return None if member in self._incomplete else found
+
+    def drop(self, member: str) -> None:
+        """Keep no news about an attempt, of which some are gone."""
+        self.take(member)
+        self._incomplete.add(member)
+
+
 class Feed:
     """The stream of one run. One of those who wait reads it for all of them, in a thread."""
 
@@ -73,6 +104,7 @@ class Feed:
         self._trouble_since = 0.0
         self._refusal: Exception | None = None  # what it refused when it was last looked after
         self.recorded = RecordedTasks(ledger, run)
+        self.early = EarlyNews()
         self._is_wiped = False
         self._listeners: dict[str, Listener] = {}
         self._requests: deque[Request] = deque()
@@ -89,6 +121,7 @@ class Feed:
     def leave(self, listener: Listener) -> None:
         if self._listeners.get(listener.member) is listener:
             del self._listeners[listener.member]
+            self.early.drop(listener.member)
 
     def request(self, call: Request) -> None:
         """Have something sent to the server soon, in order; it is repeated until it succeeds."""
@@ -157,6 +190,7 @@ class Feed:
         self.after_read()
         if self._is_wiped:
             self._is_wiped, self.is_begun, self.position = False, False, START
+            self.early = EarlyNews()
             self.recorded.start_over()
             for each in self._listeners.values():
                 each.is_forgotten = True
@@ -165,6 +199,8 @@ class Feed:
             self.recorded.see(news)
             if listener := self._listeners.get(news.member):
                 listener.tell(news)
+            elif not self.recorded.has(news):
+                self.early.keep(news)
         for each in self._listeners.values():
             if self.is_silent or each.is_forgotten or each.waits_for_answer:
                 each.stir()
