@@ -107,7 +107,7 @@ if TYPE_CHECKING:
     from clinvk.worktrees.results.applied import Applied, TaskApplied
     from clinvk.worktrees.results.commits import CommitError
     from clinvk.worktrees.results.diff import FileChange, TaskDiff
-    from clinvk.worktrees.results.drop import Dropped
+    from clinvk.worktrees.results.dropped import Dropped
     from clinvk.worktrees.results.merge import ConflictError
     from clinvk.worktrees.results.target import BlockedError
 
@@ -161,7 +161,7 @@ _WHERE = {
     "worktrees.results.applied": ("Applied", "TaskApplied"),
     "worktrees.results.commits": ("CommitError",),
     "worktrees.results.diff": ("FileChange", "TaskDiff"),
-    "worktrees.results.drop": ("Dropped",),
+    "worktrees.results.dropped": ("Dropped",),
     "worktrees.results.merge": ("ConflictError",),
     "worktrees.results.target": ("BlockedError",),
 }  # fmt: skip

@@ -251,6 +251,8 @@ def test_losers_do_not_keep_a_run_whose_best_result_was_taken(
     assert done.returncode == 0, done
     assert repository.git("for-each-ref", "refs/clinvk") == ""
     found = run(clinvk, home, tasks=[FIX | {"candidates": ["long", "short"]}])
+    asked = clinvk("runs", "drop", found["id"]).stderr
+    assert asked.startswith("fix: 2 candidates, 1 file, +10 -0, "), asked
     dropped = clinvk.json("runs", "drop", found["id"], "--yes", "--json")
     assert [t["name"] for t in dropped["dropped"]] == ["fix[long]", "fix[short]"]
     assert repository.git("for-each-ref", "refs/clinvk") == ""

@@ -243,14 +243,29 @@ def test_a_loop_is_applied_as_one_result_and_its_losers_can_be_dropped(
     folder = home.path / "worktrees" / found["id"]
     assert {p.name for p in folder.iterdir() if p.is_dir()} == {f"fix-{n}-short" for n in (1, 2, 3)}
     assert "+short 2" in clinvk("runs", "diff", "last", "fix#2[short]").stdout
-    dropped = clinvk.json("runs", "drop", "--yes", "--json")
-    assert {d["name"] for d in dropped["dropped"]} >= {
-        "fix#1[short]",
-        "fix#2[short]",
-        "fix#3[short]",
-    }
+    asked = clinvk("runs", "drop").stderr.splitlines()[:2]
+    assert asked == [
+        "fix: 3 rounds, 6 candidates, 1 file, +9 -0, 3 of 6 applied before", "look: no changes"]  # fmt: skip
+    dropped = clinvk("runs", "drop", "--yes")
+    assert "Dropped fix: 3 rounds, 6 candidates, 1 file, +9 -0" in dropped.stdout
+    assert f"the commits of the other candidates: clinvk runs show {found['id']}" in dropped.stderr
+    shown = clinvk("runs", "show")
+    assert "fix#2[short]: dropped 20" in shown.stdout
+    assert "not applied" not in shown.stderr
     assert not [p for p in folder.parent.glob("*/*") if p.is_dir()]
     assert repository.git("for-each-ref", "refs/clinvk") == ""
+
+
+def test_a_loop_that_was_dropped_is_not_to_be_applied(
+    clinvk: CommandLine, home: Home, repository: Repository
+):
+    run(clinvk, home, FIX)
+    dropped = clinvk.json("runs", "drop", "--yes", "--json")["dropped"]
+    assert [d["name"] for d in dropped] == [
+        f"fix#{n}[{c}]" for n in (1, 2, 3) for c in ("short", "long")
+    ]
+    assert "not applied" not in clinvk("runs", "show").stderr
+    assert "dropped 20" in clinvk("runs", "apply").stdout
 
 
 def test_another_candidate_of_a_round_is_applied_if_it_is_named(

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.applied_runs import Repository
+from tests.applied_runs import Repository, write_all
 from tests.conftest import START, CommandLine, Home
 from tests.needs import need
 
@@ -148,3 +148,35 @@ def test_a_step_after_a_loop_that_fails_the_check_is_not_applied_without_it(
     ]  # fmt: skip
     assert done["tasks"][1]["why"] == "it is built on task 'fix#3', which was not applied"
     assert repository.status() == ""
+
+
+def test_a_dropped_loop_is_one_line_with_all_that_is_lost(
+    clinvk: CommandLine, home: Home, repository: Repository
+):
+    assert clinvk(*chain(home, {"name": "look", "prompt": "true"})).returncode == 0
+    [tree] = (home.path / "worktrees").glob("*/chain")
+    write_all(tree, {"left.txt": "by hand\n"})
+    asked = clinvk("runs", "drop").stderr.splitlines()
+    assert asked[:2] == ["fix: 3 rounds, 1 file, +3 -3, not applied", "look: no changes"]
+    found = clinvk("runs", "drop", "--yes").stdout.splitlines()
+    assert [line.partition("; undo")[0] for line in found] == [
+        "Dropped fix: 3 rounds, 1 file, +3 -3, not applied",
+        "Dropped look: 1 file, +1 -0, not applied",
+    ]
+    undo = [line.rpartition(" ")[2] for line in found]
+    assert repository.git("show", f"{undo[0]}:n") == "xxx"
+    assert repository.git("show", f"{undo[1]}:left.txt") == "by hand"
+    assert not tree.exists()
+    assert "no results to drop" in clinvk("runs", "drop", "--yes").stderr
+
+
+def test_the_json_of_a_dropped_loop_has_each_round(
+    clinvk: CommandLine, home: Home, repository: Repository
+):
+    assert clinvk(*chain(home)).returncode == 0
+    one = clinvk("runs", "drop", "last", "fix#2", "--yes").stdout
+    assert one.startswith("Dropped fix#2: 1 file, +1 -1, not applied; undo: git branch NAME ")
+    found = clinvk.json("runs", "drop", "--yes", "--json")["dropped"]
+    assert [(t["name"], t["files"], t["insertions"]) for t in found] == [
+        ("fix#1", 1, 1), ("fix#3", 1, 1)]  # fmt: skip
+    assert all(t["undo"] == f"git branch NAME {t['commit']}" for t in found)

@@ -40,7 +40,8 @@ from clinvk.worktrees.git import is_local_variable, stopping_git
 from clinvk.worktrees.results import apply as applying
 from clinvk.worktrees.results.applied import Applied, Ask, CheckFailure
 from clinvk.worktrees.results.diff import TaskDiff, read_diffs
-from clinvk.worktrees.results.drop import Drop, Dropped
+from clinvk.worktrees.results.drop import Drop
+from clinvk.worktrees.results.dropped import Dropped
 from clinvk.worktrees.results.taken import How
 
 Tell = Callable[[str], None]

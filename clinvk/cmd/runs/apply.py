@@ -1,10 +1,9 @@
-"""`clinvk runs diff`, `apply` and `drop`."""
+"""`clinvk runs diff` and `apply`."""
 
 from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,64 +11,25 @@ import typer
 from clinvk.cmd.app import CommandModule
 from clinvk.cmd.drive.cluster import Insecure
 from clinvk.cmd.options import request as opt
-from clinvk.cmd.options.completions import complete_results
-from clinvk.cmd.options.holding import enter_until_end
-from clinvk.cmd.runs.common import LastRunHere, RunsCluster, open_local_runs, open_runs
+from clinvk.cmd.runs.common import LastRunHere, RunsCluster
+from clinvk.cmd.runs.results import (
+    SomeTasks,
+    current_directory,
+    find_results,
+    format_changes,
+    tell_run,
+)
 from clinvk.errors import UsageError
 from clinvk.terminal import printer as show
-from clinvk.terminal import questions
-from clinvk.text.json_output import dumps
 
 if TYPE_CHECKING:
-    from clinvk.config.schema import Loaded
-    from clinvk.runs.folder import RunFolder
     from clinvk.worktrees.results.applied import Applied, TaskApplied
     from clinvk.worktrees.results.diff import Diffs
-    from clinvk.worktrees.results.drop import Dropped
     from clinvk.worktrees.results.taken import How
 
 app = CommandModule()
 
-SomeTasks = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="[TASK...]",
-        help="Only these tasks, by name or number.",
-        autocompletion=complete_results,
-    ),
-]
 MARKS = {"applied": "✓", "already applied": "✓", "unchanged": "=", "skipped": "–"}  # otherwise ✗
-
-
-def _here() -> Path:
-    try:
-        return Path.cwd()
-    except FileNotFoundError:
-        raise UsageError("the current directory no longer exists", "cd to another one") from None
-
-
-def _find(
-    loaded: Loaded, run_id: str, here: Path, cluster: str | None, *, insecure: bool
-) -> RunFolder:
-    """The run, with its results in a repository of this machine. Raises `ClinvkError`."""
-    # Only for these commands.
-    from clinvk.api.recorded import with_results
-
-    local = open_local_runs(loaded)
-    is_local = cluster is None and run_id in local.ids()
-    runs = local if is_local else open_runs(loaded, cluster, insecure=insecure)
-    return enter_until_end(with_results(runs, run_id, here, os.environ))
-
-
-def _tell_run(folder: RunFolder) -> None:
-    """Say on a terminal which run it is, and of which repository: it may be of another one."""
-    if not sys.stderr.isatty():
-        return
-    # Only for these commands.
-    from clinvk.worktrees.results.reading import repositories
-
-    places = ", ".join(map(show.short_path, repositories(folder.plan())))
-    show.Printer.for_errors().notice(f"run {folder.id}" + (f" of {places}" if places else ""))
 
 
 @app.command("diff")
@@ -91,10 +51,10 @@ def diff(
     from clinvk.worktrees.results.diff import VERSION, read_diffs
 
     loaded = opt.load_config(config)
-    here = _here()
-    folder = _find(loaded, run_id, here, cluster, insecure=insecure)
+    here = current_directory()
+    folder = find_results(loaded, run_id, here, cluster, insecure=insecure)
     diffs = read_diffs(folder, tasks or (), os.environ, here=here, home=loaded.home)
-    _tell_run(folder)
+    tell_run(folder)
     if as_json:
         found = [diffs.task(result, patch=not stat).to_json() for result in diffs.results]
         show.print_json({"version": VERSION, "run": folder.id, "tasks": found})
@@ -191,11 +151,11 @@ def apply(
     from clinvk.worktrees.results.applied import Ask
 
     how = _how(branch, commit=commit, stage=stage)
-    ask = Ask(tuple(tasks or ()), how, branch, again, _here(), keep=keep)
+    ask = Ask(tuple(tasks or ()), how, branch, again, current_directory(), keep=keep)
     ownership.prepare_for_turn()
     loaded = opt.load_config(config)
-    folder = _find(loaded, run_id, ask.here, cluster, insecure=insecure)
-    _tell_run(folder)
+    folder = find_results(loaded, run_id, ask.here, cluster, insecure=insecure)
+    tell_run(folder)
     with Dispatcher(loaded) as dispatcher:
         applied = apply_as_asked(
             dispatcher, folder, ask, dry_run=dry_run, resolve=resolve, commands=tuple(check or ()),
@@ -249,62 +209,3 @@ def _describe(task: TaskApplied) -> str:
     if task.rounds > 1:
         text += f" in {task.rounds} rounds"
     return f"{text} ({' '.join(c[:10] for c in task.commits)})" if task.commits else text
-
-
-def format_changes(files: int, insertions: int, deletions: int) -> str:
-    """`3 files, +10 -2`."""
-    return f"{files:,} file{'s' * (files != 1)}, +{insertions:,} -{deletions:,}"
-
-
-@app.command("drop")
-def drop(
-    run_id: LastRunHere = "last",
-    tasks: SomeTasks = None,
-    yes: opt.Yes = False,
-    as_json: opt.Json = False,
-    cluster: RunsCluster = None,
-    insecure: Insecure = False,
-    config: opt.Config = None,
-) -> int:
-    """Drop the results of tasks: remove their worktrees and refs.
-
-    Names what is lost, and asks first. Git keeps the commits for a while; how to get them back is
-    printed."""
-    # Only for this command.
-    from clinvk.cluster.files.forget import Forgetter
-
-    # Only for this command.
-    from clinvk.worktrees.results.drop import VERSION, Drop
-
-    loaded = opt.load_config(config)
-    here = _here()
-    folder = _find(loaded, run_id, here, cluster, insecure=insecure)
-    doomed = Drop(folder, tasks or (), os.environ, here=here, home=loaded.home)
-    _tell_run(folder)
-    if not doomed.dropped:
-        print(f"run {folder.id} has no results to drop", file=sys.stderr)
-        return 0
-    if not yes:
-        for result in doomed.dropped:
-            show.Printer.for_errors().line(f"{result.name}: {_describe_loss(result)}")
-        count = len(doomed.dropped)
-        question = f"Drop {count} result{'s' * (count != 1)} of run {folder.id}?"
-        if not questions.confirm_deletion(question):
-            return 4
-    dropped = doomed.run()
-    forgetter = Forgetter(loaded.home, os.environ, show.Printer.for_errors().notice)
-    forgetter.forget_tasks(folder.id, [result.worktree for result in doomed.chosen])
-    if as_json:
-        found = [result.to_json() for result in dropped]
-        print(dumps({"version": VERSION, "run": folder.id, "dropped": found}))
-        return 0
-    for result in dropped:
-        show.print_wrapped(f"Dropped {result.name}: {_describe_loss(result)}; undo: {result.undo}")
-    return 0
-
-
-def _describe_loss(result: Dropped) -> str:
-    if result.files is None:
-        return "its repository is gone"
-    changes = format_changes(result.files, result.insertions, result.deletions)
-    return f"{changes}, {'applied before' if result.applied else 'not applied'}"

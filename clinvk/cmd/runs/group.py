@@ -13,7 +13,7 @@ COMMANDS = {
     "cancel": ("runs.resume", "Cancel a run in progress, or clean up after an interrupted one."),
     "diff": ("runs.apply", "Show what tasks changed in their worktrees."),
     "apply": ("runs.apply", "Apply the changes of tasks to your files."),
-    "drop": ("runs.apply", "Drop the results of tasks."),
+    "drop": ("runs.drop", "Drop the results of tasks."),
     "report": ("runs.delete", "Print a report of a run: HTML, Markdown, JUnit, JSON."),
     "delete": ("runs.delete", "Delete runs; their sessions are kept."),
     "clean": ("runs.delete", "Delete old runs."),

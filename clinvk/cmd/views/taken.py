@@ -10,7 +10,7 @@ from clinvk.errors import ClinvkError
 from clinvk.terminal import printer
 
 if TYPE_CHECKING:
-    from clinvk.model.outcome import RunResult
+    from clinvk.model.outcome import Outcome, RunResult
     from clinvk.runs.log import RunLog
     from clinvk.worktrees.results.taken import History
 
@@ -63,13 +63,19 @@ def print_how_to_apply(folder: RunLog, result: RunResult, color: str | None = No
     if not changed or result.state == "running":
         return
     history = _history(folder)
-    fresh = [o.index for o in changed if history.last(o.index) is None]
+    fresh = [o.index for o in changed if not any(map(history.last, _with_winner(o)))]
     if number := _count_applicable(folder, result, fresh):
         count = "1 result is" if number == 1 else f"{number} results are"
         run = f"{folder.id}{folder.where}"
         printer.Printer.for_errors(color).notice(
             f"{count} not applied; see: clinvk runs diff {run}; then: clinvk runs apply {run}"
         )
+
+
+def _with_winner(outcome: Outcome) -> tuple[int, ...]:
+    """The positions of a task and of the candidate that it has chosen, which has the same result."""
+    winner = outcome.decision.winner if outcome.decision is not None else None
+    return (outcome.index,) if winner is None else (outcome.index, winner)
 
 
 def _count_applicable(folder: RunLog, result: RunResult, indexes: Iterable[int]) -> int:

@@ -106,8 +106,16 @@ def task_applied(git: Git, merged: Merged, commits: Sequence[str]) -> TaskApplie
 
 def count_changes(git: Git, old: str, new: str) -> tuple[int, int, int]:
     """The files that differ, and the lines that were added and removed; binary files have none."""
+    found = read_changes(git, old, new).values()
+    return len(found), sum(added for added, _ in found), sum(removed for _, removed in found)
+
+
+def read_changes(git: Git, old: str, new: str) -> dict[bytes, tuple[int, int]]:
+    """The files that differ, with the lines that were added to each, and removed from it."""
     words = ("diff-tree", "-r", "-z", "--numstat", "--no-renames", old, new)
-    lines = [x for x in git.run(*words).stdout.split(b"\0") if x]
-    counts = [line.split(b"\t", 2)[:2] for line in lines]
-    added, removed = (sum(int(c[i]) for c in counts if c[i].isdigit()) for i in (0, 1))
-    return len(lines), added, removed
+    lines = [line.split(b"\t", 2) for line in git.run(*words).stdout.split(b"\0") if line]
+    return {path: (_number(added), _number(removed)) for added, removed, path in lines}
+
+
+def _number(text: bytes) -> int:
+    return int(text) if text.isdigit() else 0

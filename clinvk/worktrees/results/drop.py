@@ -7,7 +7,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from msgspec import Struct, to_builtins
 from msgspec.structs import replace
 
 from clinvk.errors import ClinvkError, SessionError
@@ -20,32 +19,12 @@ from clinvk.worktrees.record import read_record
 from clinvk.worktrees.remove import delete_refs
 from clinvk.worktrees.result import save_result
 from clinvk.worktrees.results import taken
-from clinvk.worktrees.results.applied import count_changes
+from clinvk.worktrees.results.applied import read_changes
+from clinvk.worktrees.results.dropped import Dropped, DroppedTask, by_task
 from clinvk.worktrees.results.reading import TaskResult, find_repository, read_results
 from clinvk.worktrees.results.removal import is_settled
 
 VERSION = 1
-
-
-class Dropped(Struct, frozen=True, kw_only=True):
-    """A result that was dropped, or that would be."""
-
-    index: int
-    name: str
-    commit: str  # with everything that was in the worktree
-    applied: bool  # so that nothing is lost
-    files: int | None  # that differ from the base; None: the repository is gone
-    insertions: int = 0
-    deletions: int = 0
-
-    @property
-    def undo(self) -> str:
-        """The command that brings the result back, until git removes it (after two weeks)."""
-        return f"git branch NAME {self.commit}"
-
-    def to_json(self) -> dict[str, Any]:
-        data: dict[str, Any] = to_builtins(self)
-        return data | {"undo": self.undo}
 
 
 class Drop:
@@ -70,7 +49,13 @@ class Drop:
         for git in filter(None, self._git.values()):
             self.results = self.results.latest(git)
         self.chosen = [r for r in self._select(tasks) if tasks or not r.dropped]
+        self._files: dict[int, frozenset[bytes]] = {}  # that each of them changed
         self.dropped = [self._describe(result) for result in self.chosen]
+
+    def by_task(self) -> list[DroppedTask]:
+        """What is dropped, with one line for each task as it was written."""
+        files = {d.index: self._files[d.index] for d in self.dropped}
+        return by_task(self.results.plan, self.results.run.results, self.dropped, files)
 
     def _select(self, names: Sequence[str]) -> list[TaskResult]:
         """The results of these tasks; if none are named, all of them, each once."""
@@ -94,10 +79,9 @@ class Drop:
                 check_unused(names.path_of(self._home, self.folder.id, wanted.directory))
             # Recorded first: a result that is half removed is not applied, but dropped again.
             taken.record(taken.about(self.folder, [_event(r) for r in self.chosen]))
-            self.dropped = [
-                self._remove(result, about)
-                for result, about in zip(self.chosen, self.dropped, strict=True)
-            ]
+            # From the last one: what is left in a worktree that steps share is part of its result.
+            pairs = [*zip(self.chosen, self.dropped, strict=True)][::-1]
+            self.dropped = [self._remove(result, about) for result, about in pairs][::-1]
         finally:
             turn.close()
         return self.dropped
@@ -110,11 +94,18 @@ class Drop:
         except SessionError:
             return None
 
-    def _describe(self, result: TaskResult) -> Dropped:
+    def _describe(self, result: TaskResult, commit: str | None = None) -> Dropped:
+        """What is lost with a result, or with this later commit of it."""
         git, source = self._git[result.worktree.repository], result.source
+        source = source if commit is None else replace(source, commit=commit)
         files, insertions, deletions = None, 0, 0
+        self._files[result.index] = frozenset()
         if git is not None and git.commit_of(source.commit) and git.commit_of(source.base):
-            files, insertions, deletions = count_changes(git, source.base, source.commit)
+            found = read_changes(git, source.base, source.commit)
+            self._files[result.index] = frozenset(found)
+            files = len(found)
+            insertions = sum(added for added, _ in found.values())
+            deletions = sum(removed for _, removed in found.values())
         return Dropped(
             index=result.index, name=result.name, commit=source.commit,
             applied=result.applied is not None, files=files, insertions=insertions,
@@ -137,7 +128,8 @@ class Drop:
                     # What is in it now may be more than the result. Without it, the result is
                     # dropped all the same: the disk may be full.
                     with suppress(ClinvkError, OSError):
-                        about = replace(about, commit=save_result(place, record).result.commit)
+                        later = save_result(place, record).result.commit
+                        about = about if later == about.commit else self._describe(result, later)
                 discard_worktree(place, record)
         if git is not None:
             delete_refs(place, names.refs_of_task(place.run, place.wanted.slug))

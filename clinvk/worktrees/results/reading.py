@@ -125,7 +125,7 @@ class Results(Struct, frozen=True, kw_only=True):
         tips = git.maybe("merge-base", "--independent", *{t.source.commit for t in steps})
         commit = steps[-1].source.commit if tips is None or "\n" in tips else tips
         is_applied = all(t.applied for t in steps if t.is_changed)
-        one, first = (result.index,), self.plan.tasks[result.index]
+        first = self.plan.tasks[result.index]
         while first.repeats is not None:
             first = self.plan.tasks[first.repeats]
         return replace(
@@ -136,8 +136,8 @@ class Results(Struct, frozen=True, kw_only=True):
                                if t is not result or t.source.commit != commit),
                 rounds=loop.rounds.index(last) + 1 if last else 0,
             ),
-            applied=self.history.applied(one, commit) if is_applied else None,
-            dropped=self.history.dropped(one, commit),
+            applied=self.history.applied(result.tasks, commit) if is_applied else None,
+            dropped=self.history.dropped(result.tasks, commit),
         )  # fmt: skip
 
     def latest(self, git: Git) -> Results:
