@@ -18,15 +18,18 @@ from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from clinvk.cmd.options.words import (
     ASKED_WITHOUT_COMMAND,
-    LITERAL_MARK,
     OPTIONAL_VALUE,
     PASSTHROUGH_KEY,
     OutputClosed,
+    mark_literal_prompts,
+    mark_number,
+    mark_without_value,
+    split_at_dashes,
+    split_before_command,
 )
 
 PROMPT_COMMAND = "ask"
 COLOR_CHOICES = ("auto", "always", "never")
-BEFORE_COMMAND = ("--config", "--color")  # as git takes -C before the command
 WORDS_KEY = "clinvk.words"  # the words of the command whose options are being read
 
 
@@ -110,7 +113,7 @@ class Command(_Helpful, TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         ctx.meta[WORDS_KEY] = list(args)
         if not ctx.resilient_parsing and not OPTIONAL_VALUE.isdisjoint(args):
-            args = _mark_without_value(self, args)
+            args = mark_without_value(self, args)
         takes_any, ctx.allow_extra_args = ctx.allow_extra_args, True
         rest: list[str] = _with_context(super().parse_args, ctx, args)
         if rest and not takes_any and not ctx.resilient_parsing:
@@ -125,11 +128,7 @@ class NumbersCommand(Command):
     """A command among whose arguments may be negative numbers: they are no options of it."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, [_mark_number(word) for word in args])
-
-
-def _mark_number(word: str) -> str:
-    return LITERAL_MARK + word if word[:1] == "-" and word[1:2].isdigit() else word
+        return super().parse_args(ctx, [mark_number(word) for word in args])
 
 
 class Group(_Helpful, TyperGroup):
@@ -231,7 +230,7 @@ class RootGroup(LazyGroup):
         args = list(args)
         if not args and ctx.resilient_parsing:  # the first word is being completed
             return super().parse_args(ctx, args)
-        before, args = _split_before_command(args)
+        before, args = split_before_command(args)
         if not args and sys.stdin.isatty() and not sys.stdout.isatty():
             args = ["-h"]  # there is neither a pipe that holds a prompt nor a place to type one
         first = args[0] if args else None
@@ -246,14 +245,14 @@ class RootGroup(LazyGroup):
         if before:
             args = _move_behind_command(self, ctx, args, [w for words in before for w in words])
         if args[0] in (PROMPT_COMMAND, "chat", "repl", "resume", "compare"):
-            args = _mark_literal_prompts(self.get_command(ctx, args[0]), args)
+            args = mark_literal_prompts(self.get_command(ctx, args[0]), args)
         if args[0] in (
             PROMPT_COMMAND,
             "chat",
             "repl",
             "resume",
         ):  # others pass nothing to a backend
-            args, ctx.meta[PASSTHROUGH_KEY] = _split_at_dashes(args)
+            args, ctx.meta[PASSTHROUGH_KEY] = split_at_dashes(args)
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
@@ -309,19 +308,6 @@ def new_app(**settings: Any) -> App:
     )
 
 
-def _split_before_command(args: list[str]) -> tuple[list[list[str]], list[str]]:
-    """The options before the command, each with its value, and the rest."""
-    before = []
-    while args:
-        name, has_value, _ = args[0].partition("=")
-        count = 1 if has_value else 2
-        if name not in BEFORE_COMMAND or len(args) < count:
-            break
-        before.append(args[:count])
-        args = args[count:]
-    return before, args
-
-
 def _move_behind_command(
     root: RootGroup, ctx: Any, args: list[str], before: list[str]
 ) -> list[str]:
@@ -333,64 +319,3 @@ def _move_behind_command(
         found = found.get_command(ctx, rest[at])
         at += 1
     return [name, *rest[:at], *before, *rest[at:]]
-
-
-def _mark_literal_prompts(found: Any, args: list[str]) -> list[str]:
-    """Mark the prompts that begin with a dash: "-fix this" is a sentence, `--modle` a typo.
-
-    A word is a sentence if it contains white space and is neither the value of the option before
-    it nor a known option with its value after `=`."""
-    takes_value = _takes_value(found)
-    marked: list[str] = []
-    is_value = False
-    for i, word in enumerate(args):
-        if word == "--" and not is_value:
-            return [*marked, *args[i:]]
-        if not is_value and word.startswith("-") and _is_sentence(word, takes_value):
-            word = LITERAL_MARK + word  # noqa: PLW2901 - the same word, marked
-        marked.append(word)
-        is_value = not is_value and takes_value.get(_option_awaiting_value(word), False)
-    return marked
-
-
-def _mark_without_value(command: Any, args: list[str]) -> list[str]:
-    """Give an option that may stand alone a value that means so: the next word is not its value."""
-    takes_value = _takes_value(command)
-    marked: list[str] = []
-    is_value = False
-    for i, word in enumerate(args):
-        if word == "--" and not is_value:
-            return [*marked, *args[i:]]
-        is_alone = word in OPTIONAL_VALUE and not is_value
-        marked.append(f"{word}={LITERAL_MARK}" if is_alone else word)
-        is_value = not is_value and takes_value.get(_option_awaiting_value(word), False)
-    return marked
-
-
-def _takes_value(command: Any) -> dict[str, bool]:
-    """Whether the word after each option of the command is its value."""
-    return {
-        name: not (param.is_flag or param.count or name in OPTIONAL_VALUE)
-        for param in command.get_params(None)
-        if param.param_type_name == "option"
-        for name in (*param.opts, *param.secondary_opts)
-    }
-
-
-def _split_at_dashes(args: list[str]) -> tuple[list[str], list[str]]:
-    """The words before the first `--`, and those after it."""
-    if "--" not in args:
-        return args, []
-    at = args.index("--")
-    return args[:at], args[at + 1 :]
-
-
-def _is_sentence(word: str, options: dict[str, bool]) -> bool:
-    return any(c.isspace() for c in word) and word.split("=", 1)[0] not in options
-
-
-def _option_awaiting_value(word: str) -> str:
-    """The option that would take the next word: of `-cb`, that is `-b`."""
-    if word.startswith("--") or not word.startswith("-") or len(word) < 3:
-        return word
-    return f"-{word[-1]}"

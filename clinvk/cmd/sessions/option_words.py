@@ -7,7 +7,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from clinvk.cmd.app import BEFORE_COMMAND
+from clinvk.cmd.options.words import BEFORE_COMMAND
 from clinvk.config.stored_options import STORABLE, StoredOptions
 from clinvk.errors import UsageError
 from clinvk.model.option_table import BY_NAME
