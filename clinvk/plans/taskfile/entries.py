@@ -48,7 +48,10 @@ def split_file(data: Any, *, chain: bool) -> tuple[TaskFile, list[Any], str]:
         raise ShapeError((), "expected keys and values, found text; to read one task per line, "
                          "use --format lines, or --prompt '… {{line}}'")  # fmt: skip
     data = drop_shared(data)
-    whole = build_struct(TaskFile, data)
+    try:
+        whole = build_struct(TaskFile, data)
+    except ShapeError as error:
+        raise _explained(error, in_file=True, chain=chain) from error
     if not data.get(where):
         hint = (
             f"; use clinvk {'parallel' if other == 'tasks' else 'chain'} for `{other}:`"
@@ -92,9 +95,19 @@ def expand_entry(
         filled = interpolate.interpolate(merged, variables, path, chain=chain)
         if variables:
             filled = _convert_numbers(filled)
-        keys = build_struct(TaskEntry, filled, path)
+        try:
+            keys = build_struct(TaskEntry, filled, path)
+        except ShapeError as error:
+            raise _explained(error, in_file=False, chain=chain) from error
         _check_values(filled, path)
         yield Entry(keys=keys, variables=variables, inherited=inherited)
+
+
+def _explained(error: ShapeError, *, in_file: bool, chain: bool) -> ShapeError:
+    # Only on the way to an error.
+    from clinvk.plans.foreign_keys import with_hint
+
+    return with_hint(error, in_file=in_file, entries="steps" if chain else "tasks")
 
 
 def _parse_matrix(data: Any, path: Place) -> dict[str, list[Scalar]]:
