@@ -100,18 +100,25 @@ def test_the_worker_of_a_task_is_named_once_one_has_taken_it():
     assert "nnn…" in stage.frame[2]
 
 
-def test_why_a_task_waits_is_said_until_a_worker_has_taken_it():
+def test_why_tasks_wait_is_said_until_a_worker_has_taken_them():
     stage = Stage()
-    stage.start("a", "b")
-    stage.board.show_why_waiting({0: "all 2 slots for claude are taken"})
-    assert "waiting" in stage.frame[1]
-    assert "all 2 slots for claude are taken" in stage.frame[1]
-    assert "starting" in stage.frame[2]
-    stage.change("node", 0, "a", state="running", node="w1")
-    assert "slots" not in stage.frame[1]
-    stage.board.show_why_waiting({0: "too late"})
-    assert "too late" not in stage.frame[1]
+    stage.start("a", total=4)
+    full = "all 2 slots for claude are taken"
+    stage.board.show_why_waiting({1: full, 2: full, 3: "no worker runs codex"})
+    assert "1 running · 3 queued" in stage.frame[0]
+    assert [line.strip() for line in stage.frame[2:]] == [
+        f"… 2 queued: {full}", "… 1 queued: no worker runs codex",
+    ]  # fmt: skip
+    stage.change("started", 1, "b", state="running", node="w1")
+    stage.change("node", 1, "b", state="running", node="w1")
+    assert "2 running · 2 queued" in stage.frame[0]
+    assert f"… 1 queued: {full}" in stage.frame[3]
+    stage.change("node", 1, "b", state="queued", is_sent=True)
+    assert "1 running · 3 queued" in stage.frame[0]
+    stage.board.show_why_waiting({0: "too late", 1: full})
+    assert "too late" not in "".join(stage.frame)
     stage.board.show_why_waiting({})
+    assert len(stage.frame) == 2
 
 
 names = st.text(

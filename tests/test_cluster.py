@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from tests.desk import SCRIPT, ends, kill
 from tests.stores import keep
 from tests.terminals import Terminal, ending
 from tests.test_checks import worker as made_up
+from tests.tmux import Tmux
 
 __all__ = ["cluster"]
 
@@ -97,6 +99,79 @@ def test_the_worker_of_each_task_is_recorded_and_shown(cluster: Cluster):
     local = cluster.clinvk("parallel", path).stdout
     assert "TASK" in local
     assert "NODE" not in local
+
+
+def test_a_task_has_not_started_before_a_worker_has_taken_it(cluster: Cluster):
+    cluster.worker("w1", slots="fake=1")
+    path = cluster.file({"tasks": ["hold a", "b"]})
+    run = cluster.start("parallel", path, "-o", "stream-json", "--cluster", cluster.url)
+    cluster.wait_for("hold a")
+
+    def shown() -> dict[str, Any]:
+        found: dict[str, Any] = cluster.clinvk.json("runs", "show", "--json")
+        return found
+
+    def why() -> bool:  # it was sent
+        return "why_waiting" in shown()["results"][1]
+
+    wait_for(why, "the reason", SECONDS)
+    first, second = shown()["results"]
+    assert [first["state"], first["attempts"]] == ["running", 1]
+    assert [second["state"], second["attempts"], second["started_at"]] == ["queued", 0, None]
+    (listed,) = cluster.clinvk.json("runs", "list", "--json")["runs"]
+    assert listed["counts"] == {"queued": 1, "running": 1}
+    watch = cluster.start("runs", "watch", stderr=subprocess.PIPE)
+    assert watch.stderr
+    assert "1 of 2 tasks to run, 1 running" in watch.stderr.readline()
+    assert "1: started on fake (w1)" in watch.stderr.readline()
+    released = datetime.now(UTC)
+    cluster.let_go()
+    code, out, err = ends(run, SECONDS)
+    assert code == 0, err
+    told = [json.loads(line) for line in out.splitlines()]
+    kinds = [(line["type"], line["name"]) for line in told if "name" in line]
+    started = kinds.index(("task_started", "2"))
+    assert kinds[started + 1] == ("task_node", "2")
+    assert datetime.fromisoformat(shown()["results"][1]["started_at"]) >= released
+    assert "2: started on fake (w1)" in ends(watch, SECONDS)[2]
+    changes = list(clinvk.follow_run("last", dispatcher=cluster.dispatcher()))
+    assert [line for line in kinds if line[0] != "task_event"] == [
+        (f"task_{c.kind}", c.outcome.name) for c in changes if c.kind != "event" and c.outcome
+    ]
+
+
+def test_the_board_says_why_tasks_are_queued(cluster: Cluster, tmux: Tmux):
+    cluster.worker("w1", slots="fake=1")
+    path = cluster.file({"tasks": ["hold a", "b", "c"]})
+    tmux.start("parallel", path, "--cluster", cluster.url)
+    tmux.shows("… 2 queued: the only slot for fake is taken")
+    head, *lines = tmux.screen().splitlines()[-3:]
+    assert "1 running · 2 queued" in head
+    assert "• 1" in lines[0]
+    assert "w1" in lines[0]
+    cluster.let_go()
+    tmux.shows("exit 0")
+    assert "3 done" in tmux.screen()
+
+
+def test_a_task_that_was_sent_is_not_started_on_another_machine_unasked(cluster: Cluster):
+    cluster.worker("w1", slots="fake=1")
+    path = cluster.file({"tasks": ["hold a", "b"]})
+    run = cluster.start("parallel", path, "-q", "--cluster", cluster.url)
+    cluster.wait_for("hold a")
+
+    def sent() -> bool:
+        return "why_waiting" in cluster.clinvk.json("runs", "show", "--json")["results"][1]
+
+    wait_for(sent, "the second task in the queue", SECONDS)
+    kill(run)
+    here = cluster.clinvk("runs", "resume", "--cluster", "none", "--json")
+    assert states(here) == ["indeterminate", "indeterminate"]
+    assert cluster.starts() == ["hold a"]
+    cluster.let_go()
+    there = cluster.clinvk("runs", "resume", "--json", "--cluster", cluster.url, timeout=SECONDS)
+    assert states(there) == ["done", "done"], there
+    assert cluster.starts() == ["hold a", "b"]
 
 
 def test_why_a_task_waits_is_shown(cluster: Cluster):

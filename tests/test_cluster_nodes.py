@@ -182,9 +182,9 @@ def test_each_waiting_task_of_a_run_has_its_reason():
     plan = Plan(kind="parallel", tasks=tuple(tasks), rules=Rules(max_parallel=3))
     at_limit = Failure("limit", "too many", retry_at=LATER)
     facts: list[dict[str, Any]] = [
-        {"state": "running", "node": "north"}, {"state": "running"}, {},
+        {"state": "running", "node": "north"}, {"state": "queued", "is_sent": True}, {},
         {"backend": "codex", "error": at_limit}, {"backend": "codex"},
-        {"state": "running", "session_id": "s1"}, {}, {"state": "done"},
+        {"state": "running", "is_sent": True, "session_id": "s1"}, {}, {"state": "done"},
     ]  # fmt: skip
     outcomes = [
         Outcome(index=i, name=tasks[i].name, **{"backend": "claude", **more}) for i, more in enumerate(facts)

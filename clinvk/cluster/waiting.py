@@ -60,14 +60,14 @@ def reasons(
 ) -> dict[int, str]:
     """The same, without a server. `homes` are the nodes that have the sessions of tasks."""
     paused = _paused(outcomes)
-    is_full = sum(o.state == "running" for o in outcomes) >= plan.rules.max_parallel
+    is_full = sum(o.state == "running" or o.is_sent for o in outcomes) >= plan.rules.max_parallel
     found: dict[int, str] = {}
     for outcome in filter(_may_wait, outcomes):
         task = plan.tasks[outcome.index]
         if task.decides is not None:  # it runs where the run is driven
             continue
         why = None
-        if outcome.state == "running":
+        if outcome.is_sent:
             home = (homes or {}).get(outcome.session_id or "")
             need = Need(backend=outcome.backend or "", labels=task.labels, node=home)
             waiting = why_waiting(need, nodes)
@@ -97,8 +97,7 @@ def _are_limited(nodes: Iterable[NodeState], backend: str) -> bool:
 
 
 def _may_wait(outcome: Outcome) -> bool:
-    taken = outcome.node is not None or outcome.backend is None
-    return outcome.state == "queued" or (outcome.state == "running" and not taken)
+    return outcome.state == "queued" or outcome.is_sent
 
 
 def _names(needed: Sequence[Outcome]) -> str:
@@ -120,9 +119,7 @@ def _paused(outcomes: Iterable[Outcome]) -> dict[str, datetime]:
 
 def _homes(client: redis.Redis, keys: Keys, outcomes: Iterable[Outcome]) -> dict[str, str]:
     """The nodes that have the sessions of tasks that a worker could take."""
-    waiting = [
-        o for o in outcomes if o.state == "running" and not o.node and o.session_id and o.backend
-    ]
+    waiting = [o for o in outcomes if o.is_sent and o.session_id and o.backend]
     sessions = [str(o.session_id) for o in waiting]
     with client.pipeline(transaction=False) as pipeline:
         for o in waiting:

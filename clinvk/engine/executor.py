@@ -45,7 +45,8 @@ class Reporter(Protocol):
         """The program has been started. Before that, nothing has been sent to the backend."""
 
     async def on_node(self, node: str) -> None:
-        """A worker of a cluster has taken the request."""
+        """A worker of a cluster has taken the request; none, if it is empty: that one has passed it
+        on."""
 
     async def on_event(self, event: Event) -> None:
         """The next event of the turn."""
@@ -76,6 +77,13 @@ class KnowsAllowance(Protocol):
 
     def share_allowance(self, allowance: Allowance) -> None:
         """What is left has changed."""
+
+
+@runtime_checkable
+class HasWorkers(Protocol):
+    """An executor whose requests begin when a worker has taken them: see `Reporter.on_node`."""
+
+    waits_for_workers: bool
 
 
 class Executor(Protocol):

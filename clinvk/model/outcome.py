@@ -60,6 +60,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
     check_progress: CheckProgress | None = None  # of a task that is not done yet
     candidate_of: str | None = None  # the name of the task that chooses between it and others
     decision: Ranking | None = None  # of its candidates, if it has chosen between them
+    is_sent: bool = False  # to the workers of a cluster, though none has taken it yet
 
     @property
     def ok(self) -> bool:
@@ -213,6 +214,22 @@ class RunResult(Struct, frozen=True, kw_only=True):
             "exit_code": self.exit_code,
             "results": [outcome.to_json() for outcome in self.results],
         }
+
+
+def until_taken(outcome: Outcome) -> Outcome:
+    """The outcome as it is shown: a task that was sent to the workers of a cluster has not started
+    before one of them has taken it."""
+    if not (outcome.is_sent and outcome.state == "running"):
+        return outcome
+    return replace(outcome, state="queued", attempts=max(0, outcome.attempts - 1), seconds=0.0)
+
+
+def with_node(outcome: Outcome, node: str, at: datetime) -> Outcome:
+    """The outcome of a running task once a worker of a cluster has taken it; or, without a `node`, has
+    passed it on."""
+    if not node:
+        return replace(outcome, node=None, started_at=None, is_sent=True)
+    return replace(outcome, node=node, started_at=outcome.started_at or at, is_sent=False)
 
 
 def without_candidates(outcomes: Iterable[Outcome]) -> tuple[Outcome, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal, get_args
 
@@ -20,7 +20,7 @@ WAITING_FOR_ONE = "waiting for one"  # the end of the notice that no worker can 
 
 class Change(Struct, frozen=True, kw_only=True):
     """A change of a run. `outcome` is the new state of the task; `event` an event of its backend;
-    `node`: a worker of a cluster has taken it; `until` when it or its backend is retried. `position` is set on changes of a run that is
+    `node`: a worker of a cluster has taken it, or, if there is none, has passed it on; `until` when it or its backend is retried. `position` is set on changes of a run that is
     followed, which can be followed again from there."""
 
     kind: Kind
@@ -102,7 +102,16 @@ def _parse_outcome(kind: str, line: Mapping[str, Any]) -> Outcome | None:
         return None
     if kind == "ended":
         return outcome_from_json(line["result"])
+    is_queued = kind == "retry" or (kind == "node" and line.get("node") is None)
     return Outcome(
         index=int(line["index"]), name=str(line["name"]), backend=line.get("backend"),
-        attempts=int(line.get("attempt") or 0), node=line.get("node"), state="queued" if kind == "retry" else "running",
+        attempts=int(line.get("attempt") or 0), node=line.get("node"), state="queued" if is_queued else "running",
     )  # fmt: skip
+
+
+def why_sent_wait(
+    outcomes: Sequence[Outcome], ask: Callable[[Sequence[Outcome]], Mapping[int, str]]
+) -> dict[int, str]:
+    """Why the tasks that were sent to a cluster wait for a worker; nothing is asked if there are none."""
+    sent = {o.index for o in outcomes if o.is_sent}
+    return {i: why for i, why in ask(outcomes).items() if i in sent} if sent else {}

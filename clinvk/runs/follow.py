@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from clinvk.errors import UsageError
 from clinvk.model.events import Event, event_from_json
-from clinvk.model.outcome import ACTIVE_STATES, Outcome
+from clinvk.model.outcome import ACTIVE_STATES, Outcome, until_taken
 from clinvk.model.progress import Change, Kind
 from clinvk.runs.log import DAMAGE, RunLog
 from clinvk.runs.replay import RunState, mark_indeterminate
@@ -68,7 +68,7 @@ class RunFollower:
     @property
     def outcomes(self) -> tuple[Outcome, ...]:
         """The state of each task after the changes that were returned."""
-        return tuple(self._state.outcomes)
+        return tuple(map(until_taken, self._state.outcomes))
 
     @property
     def started_at(self) -> datetime | None:
@@ -147,9 +147,13 @@ class RunFollower:
         match line.get("event"):
             case "started":
                 self._begin_attempt(line["task"])
-                yield Change(kind="started", outcome=outcomes[line["task"]])
+                if not outcomes[line["task"]].is_sent:
+                    yield Change(kind="started", outcome=outcomes[line["task"]])
             case "node":
-                yield Change(kind="node", outcome=outcomes[line["task"]])
+                outcome = outcomes[line["task"]]
+                if before[line["task"]].is_sent and not outcome.is_sent:
+                    yield Change(kind="started", outcome=outcome)
+                yield Change(kind="node", outcome=until_taken(outcome))
             case "ended":
                 outcome = outcomes[line["task"]]
                 if wait := Change.wait_from_json(line, outcome):

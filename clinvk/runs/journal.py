@@ -7,7 +7,10 @@
 
 A line of the journal is on disk before the action that it announces (`started`), or after the
 action that it reports (`ended`): the session and the events of the task are written first. Lines
-written at about the same time are flushed together: a disk takes as long for thirty as for one.
+written at about the same time are flushed together: a disk takes as long for thirty as for one. A task of a
+cluster is announced (`started`, with `sent`) before it is sent, and has started once a worker has
+taken it (`node`): from then on its time counts, but from the first line on it is never started
+elsewhere unasked.
 """
 
 from __future__ import annotations

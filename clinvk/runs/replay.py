@@ -12,7 +12,14 @@ from clinvk.errors import ConfigError
 from clinvk.model.checks.check import check_from_json
 from clinvk.model.checks.progress import CheckProgress
 from clinvk.model.conversion import convert
-from clinvk.model.outcome import STATES, Outcome, RunResult, outcome_from_summary
+from clinvk.model.outcome import (
+    STATES,
+    Outcome,
+    RunResult,
+    outcome_from_summary,
+    until_taken,
+    with_node,
+)
 from clinvk.model.plan import Plan
 from clinvk.model.result import Failure, Result
 from clinvk.model.usage import Usage, rfc3339
@@ -70,7 +77,7 @@ class RunState:
             case "started":
                 self._start_task(line, at)
             case "node":
-                self._change(line["task"], lambda o: replace(o, node=str(line["node"])))
+                self._change(line["task"], lambda o: with_node(o, str(line["node"]), at))
             case "ended":
                 self._change(line["task"], lambda o: _ended(o, line))
             case "turn":
@@ -101,10 +108,11 @@ class RunState:
 
     def _start_task(self, line: dict[str, Any], at: datetime) -> None:
         def start(outcome: Outcome) -> Outcome:
+            is_sent = bool(line.get("sent"))  # to a cluster: it starts when a worker has taken it
             return replace(
                 outcome, state="running", backend=line.get("backend"), attempts=outcome.attempts + 1,
-                session_id=line.get("session") or None, started_at=at, ended_at=None, error=None,
-                exit_code=None, seconds=0.0, node=None,
+                session_id=line.get("session") or None, started_at=None if is_sent else at,
+                ended_at=None, error=None, exit_code=None, seconds=0.0, node=None, is_sent=is_sent,
                 check_progress=outcome.check_progress or CheckProgress(),
             )  # fmt: skip
 
@@ -117,7 +125,9 @@ class RunState:
             self._seconds, self._began = float(driven), None
 
     def _change(self, i: int, change: Callable[[Outcome], Outcome]) -> None:
-        self.outcomes[i] = _check_state(change(self.outcomes[i]))
+        changed = _check_state(change(self.outcomes[i]))
+        is_over = changed.is_sent and changed.state != "running"
+        self.outcomes[i] = replace(changed, is_sent=False) if is_over else changed
 
     @property
     def driven_since(self) -> datetime | None:
@@ -128,7 +138,11 @@ class RunState:
         """The present result; `running` if a process drives it, with the times until now."""
         last = datetime.now(UTC) if running else self._last
         outcomes = [
-            o if o.state != "running" else _until(o, last) if running else mark_indeterminate(o)
+            o
+            if o.state != "running"
+            else until_taken(_until(o, last))
+            if running
+            else mark_indeterminate(o)
             for o in self.outcomes
         ]
         seconds = self._seconds
@@ -237,6 +251,7 @@ def mark_indeterminate(outcome: Outcome) -> Outcome:
     return replace(
         outcome,
         state="indeterminate",
+        is_sent=False,
         error=Failure(
             "indeterminate",
             "interrupted while running; the work may be partly done",

@@ -51,6 +51,8 @@ class ClusterExecutor:
     """Runs requests on the workers. An attempt that is known already, from a process that was
     killed, is joined, not started again."""
 
+    waits_for_workers = True
+
     def __init__(
         self,
         ledger: Ledger,

@@ -161,6 +161,7 @@ class Following:
         if self.submitter.is_news(node, reason):
             self.reporter.on_notice(f"not on {node}: {reason}")
         if await self.submitter.elsewhere(self.sent, self.reporter):
+            await self.reporter.on_node("")
             return
         if await self._withdraw_unless_taken() != "withdrawn":
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from clinvk.cmd.app import CommandModule
@@ -11,6 +12,7 @@ from clinvk.cmd.options import plan
 from clinvk.cmd.options import request as opt
 from clinvk.cmd.runs.common import LastRun, RunsCluster, open_runs
 from clinvk.cmd.views import run
+from clinvk.model.progress import why_sent_wait
 from clinvk.model.result import EXIT_CODES
 from clinvk.terminal import printer
 
@@ -73,7 +75,7 @@ async def _follow(folder: RunLog, viewer: run.RunViewer, ask: AskWhy) -> None:
 
     follower = RunFollower(folder, NOW)
     if follower.plan.cluster is not None:
-        viewer.ask_why = lambda: ask(follower.plan, follower.outcomes)
+        viewer.ask_why = lambda: why_sent_wait(follower.outcomes, partial(ask, follower.plan))
     viewer.begin_following(
         len(follower.plan.tasks), folder.id, follower.outcomes,
         started_at=follower.started_at, has_deltas=False,

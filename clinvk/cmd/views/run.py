@@ -57,7 +57,8 @@ class RunView(Struct, frozen=True, kw_only=True):
 class RunViewer(Protocol):
     """Shows a run while it is running."""
 
-    # Asked why tasks wait for a worker of a cluster, by their position, if that is shown; it blocks.
+    # Asked why tasks wait for a worker of a cluster that they were sent to, by their position, if that
+    # is shown; it blocks.
     ask_why: Callable[[], Mapping[int, str]] | None
 
     def observe(self, change: Change) -> None: ...
@@ -194,7 +195,8 @@ class LogViewer(SilentViewer):
         age = duration.format_age(o.started_at) if o.started_at else "just now"
         when = "" if age == "just now" else f" {age}"
         on = f"started on {o.backend}" if o.backend else "choosing between its candidates"
-        self.printer.notice(f"{one_line(o.name)}: {on}{again}{when}")
+        at = f" ({one_line(o.node)})" if o.node else ""
+        self.printer.notice(f"{one_line(o.name)}: {on}{at}{again}{when}")
 
 
 class AnswersViewer(LogViewer):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from clinvk.engine.executor import Allowance, KnowsAllowance
+from clinvk.engine.executor import Allowance, HasWorkers, KnowsAllowance
 from clinvk.engine.scheduling import endings
 from clinvk.engine.scheduling.accounts import Accounts, FreeAccounts
 from clinvk.engine.scheduling.attempt import Attempt, WaitingRoom, failed_result
@@ -220,9 +220,13 @@ class Scheduler:
         task = self.plan.tasks[i]
         request = self._request(i, attempt.backend)
         asked = request if isinstance(request, Request) else None
-        await self._states.record_started(i, attempt.backend, asked, is_turn=task.decides is None)
+        executor = self._executor_of(i)
+        is_sent = asked is not None and isinstance(executor, HasWorkers) and not task.dry_run
+        await self._states.record_started(
+            i, attempt.backend, asked, is_turn=task.decides is None, is_sent=is_sent
+        )
         await attempt.run(
-            self._executor_of(i), request, self._room, self.journal,
+            executor, request, self._room, self.journal,
             check=partial(self._requests.check, i),
             check_answer=partial(self._check_answer, i),
             is_dry_run=task.dry_run,

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from clinvk.errors import SessionError
 from clinvk.model.checks.progress import CheckProgress
 from clinvk.model.events import Checked, Checking, Event, Round
-from clinvk.model.outcome import Outcome
+from clinvk.model.outcome import Outcome, until_taken, with_node
 from clinvk.model.progress import Change
 from clinvk.model.request import Request
 from clinvk.model.result import Failure, Result
@@ -44,30 +44,33 @@ class TaskStates:
     # Attempts.
 
     async def record_started(
-        self, i: int, backend: str, asked: Request | None, *, is_turn: bool
+        self, i: int, backend: str, asked: Request | None, *, is_turn: bool, is_sent: bool
     ) -> None:
         """The next attempt at a task begins, with this request if it has one. `is_turn`: it is a turn
-        of a session."""
+        of a session. `is_sent`: it starts once a worker of a cluster has taken it."""
         before = self.outcomes[i]
         started = self.outcomes[i] = replace(
             before, state="running", backend=None if backend == NO_BACKEND else backend,
             attempts=before.attempts + 1, error=None,
-            session_id=asked and asked.session, started_at=datetime.now(UTC), ended_at=None, node=None,
+            session_id=asked and asked.session, ended_at=None, node=None,
+            started_at=None if is_sent else datetime.now(UTC), is_sent=is_sent,
             check_progress=before.check_progress or CheckProgress(),
         )  # fmt: skip
         if self.journal is not None:
             session = (asked.session or asked.chosen_id) if asked and is_turn else None
+            facts = {"sent": True} if is_sent else {}
             await self.journal.record_started(
-                i, started.attempts, backend=started.backend, session=session
+                i, started.attempts, backend=started.backend, session=session, **facts
             )
-        self.observe(Change(kind="started", outcome=started))
+        if not is_sent:
+            self.observe(Change(kind="started", outcome=started))
 
     async def record_ended(
         self, outcome: Outcome, events: int | None = None, wait: Change | None = None
     ) -> None:
         """An attempt has ended; the task is over, or queued again, for what is told by `wait`.
         `events` is the open event log of the attempt, which is closed."""
-        outcome = replace(outcome, check_progress=progress_after(outcome))
+        outcome = replace(outcome, check_progress=progress_after(outcome), is_sent=False)
         self.outcomes[outcome.index] = outcome
         if self.journal:
             await self.journal.record_ended(outcome, events, wait.wait_to_json() if wait else None)
@@ -101,8 +104,11 @@ class TaskStates:
         self.outcomes[i] = replace(self.outcomes[i], session_id=session_id)
 
     async def on_node(self, i: int, node: str) -> None:
-        self.outcomes[i] = outcome = replace(self.outcomes[i], node=node)
-        self.observe(Change(kind="node", outcome=outcome))
+        before = self.outcomes[i]
+        self.outcomes[i] = outcome = with_node(before, node, datetime.now(UTC))
+        if before.is_sent and not outcome.is_sent:
+            self.observe(Change(kind="started", outcome=outcome))
+        self.observe(Change(kind="node", outcome=until_taken(outcome)))
         if self.journal is not None:
             with suppress(SessionError):  # its end cannot be recorded either, which is reported
                 await self.journal.record_node(i, node)

@@ -8,9 +8,11 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
-from clinvk.model.outcome import Outcome
+from clinvk.model.outcome import Outcome, until_taken
+from clinvk.model.progress import why_sent_wait
 from clinvk.terminal.board.frame import BoardFrame
 from clinvk.terminal.board.state import BoardState
 from clinvk.terminal.live import GetSize, LiveRegion
@@ -55,7 +57,8 @@ class Board:
         self.state.begin(len(run.plan.tasks), run.folder.id if run.folder else None)
         self._run = run
         if (cluster := run.context.cluster) is not None:
-            self.ask_why = lambda: cluster.why_waiting(run.plan, run.outcomes)
+            ask = partial(cluster.why_waiting, run.plan)
+            self.ask_why = lambda: why_sent_wait(run.outcomes, ask)
 
     def begin_following(
         self,
@@ -82,7 +85,7 @@ class Board:
                 return
         if self._run is not None:
             # Only now is it known which tasks of a resumed run were done before.
-            self.state.add_outcomes(self._run.outcomes)
+            self.state.add_outcomes(map(until_taken, self._run.outcomes))
             self._run = None
         self._live = True
         self.state.add_change(change)
@@ -107,7 +110,7 @@ class Board:
         from anyio import sleep, to_thread
 
         while True:
-            if any(not row.node for row in self.state.rows.running()):
+            if self.state.tally.ended + self.state.tally.counts["running"] < self.state.total:
                 self.show_why_waiting(await to_thread.run_sync(ask, abandon_on_cancel=True))
             await sleep(ASK_INTERVAL)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 from clinvk.model.outcome import MARKS, Outcome
@@ -14,6 +15,7 @@ from clinvk.text import duration
 from clinvk.text.width import display_width, pad, truncate
 
 SILENT_AFTER = 30  # seconds without output, after which a task is shown as silent
+MAX_REASONS = 3  # why tasks wait for a worker
 MAX_NODE_WIDTH = 12  # cells
 NARROW_WIDTH = 60  # columns, below which there is no room for text
 GREEN, CYAN = "32", "36"
@@ -39,7 +41,7 @@ class BoardFrame:
 
     def _body(self, width: int, room: int, now: float) -> Iterable[list[Segment]]:
         running, waiting = self._state.rows.running(), self._state.rows.waiting()
-        pauses = self._pause_lines()[: max(0, room // 3)]
+        pauses = [*self._pause_lines(), *self._why_lines()][: max(0, room // 3)]
         room -= len(pauses)
         wanted = len(running) + len(waiting)
         last = min(len(self._state.last_ended), max(room - wanted, room // 5, 0))
@@ -105,9 +107,7 @@ class BoardFrame:
     def _running_line(self, row: Row, width: int, now: float) -> list[Segment]:
         quiet = int(now - row.last_event_at)
         state, color = normalize_width(row.activity), CYAN if row.activity == "answering" else ""
-        if row.why_waiting:
-            state, color = "waiting", YELLOW
-        elif quiet >= SILENT_AFTER and self._state.has_deltas:
+        if quiet >= SILENT_AFTER and self._state.has_deltas:
             color = YELLOW
             if not row.activity.startswith("tool "):  # a tool may take long without output
                 state = f"silent {quiet} s" if quiet < 60 else f"silent {quiet // 60}m"
@@ -118,9 +118,7 @@ class BoardFrame:
         if row.tokens:
             line.append((f" {_shorten_number(row.tokens):>6}", DIM))
         room = width - sum(display_width(text) for text, _ in line) - 2
-        words = ""
-        if width >= NARROW_WIDTH - 1 and room >= 8:
-            words = row.why_waiting or row.last_line(room)
+        words = row.last_line(room) if width >= NARROW_WIDTH - 1 and room >= 8 else ""
         return [*line, (f"  {words}", DIM)] if words else line
 
     def _waiting_line(self, row: Row, width: int) -> list[Segment]:
@@ -136,6 +134,14 @@ class BoardFrame:
             nodes = min(self._state.node_width, MAX_NODE_WIDTH)
             if nodes and row.slot is not None:
                 yield f"{pad(truncate(row.node, nodes), nodes)} ", DIM
+
+    def _why_lines(self) -> list[list[Segment]]:
+        """Why tasks wait for a worker: each reason once, those of most tasks first."""
+        counts = Counter(self._state.reasons.values())
+        return [
+            [(f"… {count:,} queued: {normalize_width(why)}", YELLOW)]
+            for why, count in counts.most_common(MAX_REASONS)
+        ]
 
     def _pause_lines(self) -> list[list[Segment]]:
         now = self._state.wall_clock()

@@ -36,7 +36,6 @@ class Row(Struct, kw_only=True):
     name: str
     backend: str
     node: str = ""  # of a cluster
-    why_waiting: str = ""  # until one has taken it
     started_at: float
     last_event_at: float  # when it last sent output
     slot: int | None = None  # its place on the board; None while it is waiting

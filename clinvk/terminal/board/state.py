@@ -37,6 +37,7 @@ class BoardState:
         self.tally = Tally()
         self.rows = Rows()
         self.pauses: dict[str, datetime | None] = {}  # backend: the end of its rate limit
+        self.reasons: dict[int, str] = {}  # why tasks wait for a worker, by their position
         self.last_ended: list[Outcome] = []
         self.node_width = 0  # of the longest name of a worker; 0 until one has taken a task
         self.notices: list[str] = []  # lines to be printed above the board
@@ -76,6 +77,9 @@ class BoardState:
         elif change.kind == "started":
             self.tally.set_state(outcome, "running")
             self._add_started(outcome)
+        elif change.kind == "node" and outcome.node is None:
+            self.tally.set_state(outcome, "queued")
+            self.rows.remove(outcome.index)
         elif change.kind == "node":
             if row := self.rows.by_index.get(outcome.index):
                 self._set_node(row, outcome)
@@ -87,10 +91,9 @@ class BoardState:
             self._add_waiting(outcome, change)
 
     def set_reasons(self, reasons: Mapping[int, str]) -> None:
-        """Why tasks wait for a worker, by their position."""
-        for index, row in self.rows.by_index.items():
-            if not row.node:
-                row.why_waiting = normalize_width(reasons.get(index, ""))
+        """Why tasks wait for a worker, by their position; some may have been taken since that was
+        asked."""
+        self.reasons = {i: why for i, why in reasons.items() if i not in self.rows.by_index}
 
     def _add_started(self, outcome: Outcome) -> None:
         row = self._row(outcome, self._to_clock_time(outcome.started_at))
@@ -99,7 +102,7 @@ class BoardState:
 
     def _set_node(self, row: Row, outcome: Outcome) -> None:
         row.node = normalize_width(outcome.node or "")
-        row.why_waiting = ""
+        self.reasons.pop(outcome.index, None)
         self.node_width = max(self.node_width, display_width(row.node))
 
     def _row(self, outcome: Outcome, began: float) -> Row:
@@ -125,6 +128,7 @@ class BoardState:
 
     def _add_ended(self, outcome: Outcome) -> None:
         self.rows.remove(outcome.index)
+        self.reasons.pop(outcome.index, None)
         if outcome.ok:
             self.pauses.pop(outcome.backend or "-", None)
         if not outcome.attempts or outcome.state == "queued":
