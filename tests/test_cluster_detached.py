@@ -241,6 +241,13 @@ def test_a_cluster_in_the_configuration_adds_its_runs_to_those_of_this_machine(c
     done = cluster.clinvk("runs", "list", "--json", env=url)
     assert [r["id"] for r in json.loads(done.stdout)["runs"]] == [here]
     assert "only runs of this machine" in done.stderr
+    for command in ("show", "watch", "cancel", "resume", "report", "diff"):
+        done = cluster.clinvk("runs", command, there, env=url)
+        assert done.returncode == 4, done
+        assert f"no run '{there}' on this machine, and the cluster cannot be asked: " in done.stderr
+        assert "connect" in done.stderr
+    assert cluster.clinvk("runs", "show", here, env=url).stderr == ""
+    assert "only runs of this machine" in cluster.clinvk("runs", "show", env=url).stderr
     assert cluster.clinvk("runs", "list", "--cluster", cluster.url).returncode == 4
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterator, Sequence
 
+from clinvk.errors import ClinvkError, SessionError
 from clinvk.model.plan import Plan
 from clinvk.runs.log import RunLog, RunNotFound, Runs, find_id
 
@@ -65,3 +66,46 @@ class JoinedRuns(Runs):
     def remove_remains(self) -> None:
         for place in self._places:
             place.remove_remains()
+
+
+class CutOffRuns(Runs):
+    """The runs of this machine, while the cluster cannot be reached. That is said once a list is asked
+    for, or the last run, which may be another one; and of a run that is not on this machine."""
+
+    def __init__(
+        self, here: Runs, why: ClinvkError, warn: Callable[[str, str | None], None]
+    ) -> None:
+        self._here = here
+        self._why = why
+        self._warn: Callable[[str, str | None], None] | None = warn
+
+    def create(self, plan: Plan) -> RunLog:
+        return self._here.create(plan)
+
+    def ids(self) -> list[str]:
+        self._tell()
+        return self._here.ids()
+
+    def find(self, text: str) -> RunLog:
+        if text == LAST:
+            self._tell()
+        try:
+            return self._here.find(text)
+        except RunNotFound as error:
+            what = "no run" if text == LAST else f"no run {text[:100]!r}"
+            raise SessionError(
+                f"{what} on this machine, and the cluster cannot be asked: {self._why.message}",
+                self._why.hint,
+            ) from error
+
+    def newest_first(self) -> Iterator[RunLog]:
+        self._tell()
+        return self._here.newest_first()
+
+    def remove_remains(self) -> None:
+        self._here.remove_remains()
+
+    def _tell(self) -> None:
+        if self._warn is not None:
+            self._warn(f"only runs of this machine: {self._why.message}", self._why.hint)
+            self._warn = None

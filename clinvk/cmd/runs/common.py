@@ -59,14 +59,14 @@ def open_local_runs(loaded: Loaded) -> RunStore:
 def open_runs(loaded: Loaded, given: str | None, *, insecure: bool) -> Runs:
     """The runs that a command is about. With `--cluster`, those of that cluster; a run of this machine
     is then found by its id only. With a cluster in the configuration, those of both, and the last one is
-    a run of this machine, or was submitted from it; a warning if the cluster cannot be reached. Raises
-    `ClinvkError`."""
+    a run of this machine, or was submitted from it; if the cluster cannot be reached, that is said if it
+    matters. Raises `ClinvkError`."""
     here = open_local_runs(loaded)
     if (url := cluster_url(given, loaded)) is None:
         return here
     where = flags_of(given, loaded, insecure=insecure)
     # Only with a cluster.
-    from clinvk.cluster.log.joined import JoinedRuns
+    from clinvk.cluster.log.joined import CutOffRuns, JoinedRuns
     from clinvk.cluster.log.runs import open_runs as open_cluster
     from clinvk.cluster.log.submitted import is_own
 
@@ -75,10 +75,7 @@ def open_runs(loaded: Loaded, given: str | None, *, insecure: bool) -> Runs:
     except ClinvkError as error:
         if given is not None:
             raise
-        printer.Printer.for_errors().warning(
-            f"only runs of this machine: {error.message}", error.hint
-        )
-        return here
+        return CutOffRuns(here, error, printer.Printer.for_errors().warning)
     if given is None:
         return JoinedRuns([there, here], is_own=is_own, where=where)
     return JoinedRuns([there], [here], where=where)
