@@ -241,7 +241,7 @@ class PlanRun(DrivenRun):
         observe: Observe = lambda _: None,
         notify: Callable[[str], None] = lambda _: None,
         executor: Executor | None = None,
-        on_begun: Callable[[DrivenRun], None] = lambda _: None,
+        on_begun: Callable[[DrivenRun], None] | None = None,
     ) -> None:
         """`observe` is called with each `Change`, and `notify` with each notice. `executor` runs
         the tasks in place of this machine. `on_begun` is called once the run is recorded, before a

@@ -10,7 +10,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from clinvk.api.recorded import bring_missing
+from clinvk.api.recorded import bring_missing, off_loop
 from clinvk.api.sync import run_blocking
 from clinvk.api.tasks import Observe, Tasks, plan_of
 from clinvk.disk.closing import Closing
@@ -94,11 +94,13 @@ class WorkflowManager(Closing):
         **rules: Any,
     ) -> RunResult:
         """`execute`, for code with an event loop."""
+        context = self._context or local_context(self.dispatcher)
         plan = plan_of(self._load_steps(name), "chain", self.dispatcher, rules)
-        run = self.prepare_run(
-            plan, checkpoint=checkpoint, resume=resume,
+        prepare = partial(
+            self.prepare_run, plan, checkpoint=checkpoint, resume=resume,
             rerun_indeterminate=rerun_indeterminate, observe=observe,
         )  # fmt: skip
+        run = await off_loop(context, prepare, plan)
         return run.with_outputs(await run.run())
 
     def prepare_run(

@@ -4,6 +4,7 @@ resuming it, and nothing else."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
@@ -21,6 +22,7 @@ from clinvk.errors import UsageError
 from clinvk.model.outcome import Outcome, RunResult
 from clinvk.model.plan import Plan
 from clinvk.plans.preflight import Preflight
+from clinvk.process.threads import in_thread
 from clinvk.runs.log import RunNotFound
 
 if TYPE_CHECKING:
@@ -93,9 +95,9 @@ async def drive(
     """Drive a detached run to its end; None if it has ended or was deleted. `check` raises `ClinvkError`
     for a plan that may not be driven here. Raises `SessionError` if another process drives it,
     `ClinvkError` if it cannot go on."""
-    if not run.awaits_driver(has_begun=True):
+    if not await in_thread(lambda: run.awaits_driver(has_begun=True)):
         return None
-    has_begun = run.has_begun()
+    has_begun = await in_thread(run.has_begun)
 
     def rules(plan: Plan) -> Plan:
         check_detachable(plan)  # it comes from the network
@@ -103,10 +105,11 @@ async def drive(
         return _waiting_for_limits(plan) if has_begun else plan
 
     try:
-        driven = ResumedRun(
-            context, run, _unless_ended(run), observe=observe, notify=notify,
+        create = partial(
+            ResumedRun, context, run, _unless_ended(run), observe=observe, notify=notify,
             executor=executor, rules=rules,
         )  # fmt: skip
+        driven = await in_thread(create)
         return await driven.run()
     except RunNotFound:
         return None

@@ -236,7 +236,7 @@ class Dispatcher(Closing):
         if request.ephemeral:
             is_quick = not any(request.options.get(name) for name in CONTEXT_OPTIONS)
             plan = await self.planner.when_known(no_calls if is_quick else in_thread, request, None)
-            check_limit(plan, home)
+            await check_limit(plan, home)
             async with start_turn(
                 plan, self.config, self.env, marker, None, before,
                 read_interval=self._read_interval,
@@ -246,7 +246,7 @@ class Dispatcher(Closing):
         calls = StoreCalls(self.store)
         session = await calls(lambda: self.sessions.find(request))
         plan = await self.planner.when_known(calls, request, session)
-        check_limit(plan, home)
+        await check_limit(plan, home)
         new = session is None
         turn: TurnLock | None = None  # from its beginning, if the store can do that
         if session is None:
@@ -271,7 +271,7 @@ class Dispatcher(Closing):
                     if new
                     else await self.planner.when_known(calls, request, session, plan.context)
                 )
-                check_limit(plan, home)  # another process may have met one meanwhile
+                await check_limit(plan, home)  # another process may have met one meanwhile
                 recorder = Recorder(calls, plan, session.id, self.config.config.session, turn)
                 async with start_turn(
                     plan, self.config, self.env, marker, recorder, before,

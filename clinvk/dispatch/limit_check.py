@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from clinvk.errors import ClinvkError, LimitError
 from clinvk.model.result import Result
+from clinvk.process.threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,12 +38,14 @@ def needs_limit_policy(request: Request, flags: UnifiedFlags) -> bool:
     return bool(fallback) or wanted not in (None, "fail")
 
 
-def check_limit(plan: TurnPlan, home: Path) -> None:
+async def check_limit(plan: TurnPlan, home: Path) -> None:
     """Raise `LimitError` if the backend of the plan is at a rate limit that was remembered."""
-    if plan.request.ignore_limit:
-        return
     name, env = plan.manifest.name, plan.command.env
-    if limit := find_limit(name, plan.manifest, env, _requested_model(plan), home):
+    if plan.request.ignore_limit or _existing_store(name, home) is None:
+        return
+    model = _requested_model(plan)
+    limit = await in_thread(lambda: find_limit(name, plan.manifest, env, model, home))
+    if limit is not None:
         raise limit_error(name, limit)
 
 
@@ -71,23 +74,24 @@ def format_time(moment: datetime) -> str:
     return moment.astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
-def remember_result(plan: TurnPlan, home: Path, result: Result, started_at: datetime) -> list[str]:
+async def remember_result(
+    plan: TurnPlan, home: Path, result: Result, started_at: datetime
+) -> list[str]:
     """Store the rate limit that a turn has met, or forget those that it has disproved; return
     notices about it."""
     try:
         if result.ok:
-            _forget(plan, home, result, started_at)
+            store = _existing_store(plan.manifest.name, home)
+            if store is not None:
+                await in_thread(lambda: _forget(plan, store, result, started_at))
         elif result.error is not None and result.error.kind == "limit":
-            return _remember(plan, home, result)
+            return await in_thread(lambda: _remember(plan, home, result))
     except ClinvkError as error:
         return [f"the rate limit could not be remembered: {error}"]
     return []
 
 
-def _forget(plan: TurnPlan, home: Path, result: Result, started_at: datetime) -> None:
-    store = _existing_store(plan.manifest.name, home)
-    if store is None:
-        return
+def _forget(plan: TurnPlan, store: LimitStore, result: Result, started_at: datetime) -> None:
     from clinvk.dispatch.account import find_account  # only if a rate limit is remembered
 
     account = find_account(plan.manifest, plan.command.env)

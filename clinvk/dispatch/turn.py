@@ -45,6 +45,10 @@ REFUSED_KINDS = (
 )  # a first turn that failed this way may have left no session
 
 
+async def _forget_result(result: Result) -> list[str]:  # noqa: ARG001 - the protocol
+    return []
+
+
 class Turn:
     """`async for event in run`; the last event is `Finished` or `Failed`, then see `run.result`."""
 
@@ -55,7 +59,7 @@ class Turn:
         recorder: Recorder | None,
         started_at: float,
         on_begun: Callable[[], None] = lambda: None,
-        remember: Callable[[Result], list[str]] = lambda _: [],
+        remember: Callable[[Result], Awaitable[list[str]]] = _forget_result,
         save: Save | None = None,
     ) -> None:
         self.plan = plan
@@ -367,7 +371,7 @@ class Turn:
         if result.ok and not result.has_answer:
             used = f" ({result.usage.counted:,} tokens)" if result.usage else ""
             self._add_notices([f"{result.backend} reported success without an answer{used}"])
-        self._add_notices(self._remember(result))
+        self._add_notices(await self._remember(result))
         if self._save is not None:
             told: list[str] = []
             result = await self._save(result, told.append)

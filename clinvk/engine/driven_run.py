@@ -57,10 +57,10 @@ class DrivenRun:
         observe: Observe = lambda _: None,
         notify: Callable[[str], None] = lambda _: None,
         executor: Executor | None = None,
-        on_begun: Callable[[DrivenRun], None] = lambda _: None,
+        on_begun: Callable[[DrivenRun], None] | None = None,
     ) -> None:
-        """`executor` runs the tasks; None: the one of the context. `on_begun` is called once the
-        run is recorded, before a task is started. Raises `ClinvkError` if the plan cannot be
+        """`executor` runs the tasks; None: the one of the context. `on_begun` is called in a thread once
+        the run is recorded, before a task is started. Raises `ClinvkError` if the plan cannot be
         started; nothing has happened then."""
         self.context = context
         self.executor = executor
@@ -227,7 +227,9 @@ class DrivenRun:
             await self.off_loop(lambda: begin(here=here))
             for outcome in already_ended:
                 await journal.record_ended(outcome)
-            self._on_begun(self)
+            if self._on_begun is not None:
+                on_begun = self._on_begun
+                await in_thread(lambda: on_begun(self))
             self._is_begun = True
             return await self._drive(journal, marker)
 
@@ -257,9 +259,9 @@ class DrivenRun:
         try:
             await run_until_ended(scheduler, self.folder)
         except (anyio.get_cancelled_exc_class(), KeyboardInterrupt):
-            self._conclude(scheduler, journal, began, clock)
+            await self._conclude(scheduler, journal, began, clock)
             raise
-        result = self._conclude(scheduler, journal, began, clock)
+        result = await self._conclude(scheduler, journal, began, clock)
         if self._keeper is not None:
             await self._keeper.close()
         if self._observer_error is not None:
@@ -312,7 +314,7 @@ class DrivenRun:
         for name, error in found.items():
             self.notify(f"{error.message}; {done[name]}")
 
-    def _conclude(
+    async def _conclude(
         self, scheduler: Scheduler, journal: Journal | None, began: datetime, clock: float
     ) -> RunResult:
         """The result, after recording it."""
@@ -327,8 +329,9 @@ class DrivenRun:
             where=self.folder.where if self.folder else "",
         )  # fmt: skip
         if journal:
-            journal.record_not_started(self.outcomes[i] for i in scheduler.not_started)
-            journal.record_end(result)
+            not_started = [self.outcomes[i] for i in scheduler.not_started]
+            await self.off_loop(lambda: journal.record_not_started(not_started))
+            await self.off_loop(lambda: journal.record_end(result))
         return result
 
     def _since(self, began: datetime, clock: float) -> tuple[datetime, float]:

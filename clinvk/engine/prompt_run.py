@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from msgspec.structs import replace
 
@@ -18,6 +18,7 @@ from clinvk.model.plan import Limits, Plan, Rules, Task, Worktree, with_keys
 from clinvk.model.request import Request
 from clinvk.model.result import EXIT_CODES, Result
 from clinvk.plans.taskfile.worktree import worktree_of
+from clinvk.process.threads import in_thread
 from clinvk.text.headline import headline
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from clinvk.dispatch.turn import Turn
     from clinvk.model.progress import Change
     from clinvk.model.session import Session
+
+T = TypeVar("T")
+Notify = Callable[[str], None]
 
 NAME = "prompt"  # of the task
 
@@ -94,7 +98,7 @@ class PromptRun:
             return self._executor.result
         if self._executor.error is None:
             return _result_of(done.results[0])
-        self._discard()
+        await in_thread(self._discard)
         raise self._executor.error
 
     def stop(self, why: str = "cancelled", *, now: bool = False) -> None:
@@ -118,14 +122,44 @@ class PromptRun:
         folder.delete()
 
 
+async def prepare_run(make: Callable[[Notify], T], notify: Notify = lambda _: None) -> T:
+    """`make(…)` in a thread, since git looks at all files of a repository for a `PromptRun`; cancelling this
+    stops git. `make` gets what its notices go to, which reach `notify` on the event loop."""
+    # Only with a worktree.
+    from clinvk.worktrees.git import stopping_git
+
+    told: list[str] = []
+    is_made = False
+
+    def tell(message: str) -> None:
+        if is_made:
+            notify(message)
+        else:  # in the thread
+            told.append(message)
+
+    made = await stopping_git(lambda: make(tell))
+    is_made = True
+    for message in told:
+        notify(message)
+    return made
+
+
 async def run_in_worktree(
     dispatcher: Dispatcher, request: Request, keys: bool | Mapping[str, Any]
 ) -> Result:
     """The result of the request in a worktree with these keys; of a session that has a worktree, in
     that one. Raises `ClinvkError` before anything runs."""
     wanted = worktree_of(keys)
-    if wanted is not None and not in_own_worktree(dispatcher, request):
-        return await PromptRun(dispatcher, request, wanted).run()
+    if wanted is not None:
+        run = await prepare_run(
+            lambda tell: (
+                None
+                if in_own_worktree(dispatcher, request)
+                else PromptRun(dispatcher, request, wanted, notify=tell)
+            )
+        )
+        if run is not None:
+            return await run.run()
     return await dispatcher.run(request)
 
 

@@ -79,12 +79,13 @@ class ResumedRun(DrivenRun):
             ]
             told = [await self._with_worktree(o, folder) for o in told]
             self.outcomes = told
-            told = settle(self.plan, told, self.task_structured)
-            self.outcomes = requeue_rounds(self.plan, self._select(told))
+            told = await self.off_loop(lambda: settle(self.plan, told, self.task_structured))
+            selected = await self.off_loop(lambda: self._select(told))
+            self.outcomes = requeue_rounds(self.plan, selected)
             self._check_not_redacted()
             self._check_queued_tasks()
         except BaseException:
-            lock.abandon()  # its note is still needed
+            await self.off_loop(lock.abandon)  # its note is still needed
             raise
         try:
             rerun = [o.index for o in self.outcomes if o.state == "queued"]
@@ -97,7 +98,7 @@ class ResumedRun(DrivenRun):
                 seconds=before.seconds, joined=sorted(joined),
             )  # fmt: skip
         finally:
-            lock.close()
+            await self.off_loop(lock.close)
 
     def _join(self, outcomes: Iterable[Outcome], folder: RunLog) -> set[int]:
         """The positions of the interrupted tasks whose last attempt the workers of a cluster still

@@ -102,7 +102,7 @@ class Sender:
         """The run that sends the request in a new worktree; None if its session has one. Raises
         `ClinvkError` if there can be none."""
         # Only with a worktree.
-        from clinvk.engine.prompt_run import PromptRun, in_own_worktree
+        from clinvk.engine.prompt_run import PromptRun, in_own_worktree, prepare_run
 
         dispatcher = self._conversation.dispatcher
 
@@ -114,25 +114,12 @@ class Sender:
             await self._show(turn, listener, on_event)
             return await finish(turn.result)
 
-        told: list[str] = []
-        is_begun = False
-
-        def notify(message: str) -> None:
-            if is_begun:
-                listener.notify(message)
-            else:  # in another thread
-                told.append(message)
-
-        def create() -> PromptRun | None:
+        def create(notify: Callable[[str], None]) -> PromptRun | None:
             if in_own_worktree(dispatcher, request):
                 return None
             return PromptRun(dispatcher, request, wanted, notify=notify, follow=follow)
 
-        run = await in_thread(create)  # git looks at all files
-        is_begun = True
-        for message in told:
-            listener.notify(message)
-        return run
+        return await prepare_run(create, listener.notify)
 
     async def _show(
         self, turn: Turn | TurnSeries, listener: Listener, on_event: OnEvent | None = None

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import signal
+from functools import partial
 from typing import TYPE_CHECKING
 
 from clinvk.cmd.drive.signals import cancel_reason, watch_signals
 from clinvk.cmd.drive.single import Interruptible, ShownTurn
-from clinvk.engine.prompt_run import PromptRun
+from clinvk.engine.prompt_run import PromptRun, prepare_run
 from clinvk.process import ownership
 from clinvk.process.groups import unwrap_single_exception
 from clinvk.terminal.printer import Printer
@@ -57,7 +58,8 @@ async def _drive(
     results: list[Result] = []
     async with anyio.create_task_group() as tasks:
         shown = ShownTurn(request, output, printer, held, tasks)
-        run = PromptRun(dispatcher, request, wanted, notify=printer.notice, follow=shown.follow)
+        make = partial(PromptRun, dispatcher, request, wanted, follow=shown.follow)
+        run = await prepare_run(lambda tell: make(notify=tell), printer.notice)
 
         def on_signal(number: signal.Signals, count: int) -> None:
             if held.turn is None:

@@ -14,6 +14,7 @@ from clinvk.cmd.runs.common import LastRun, RunsCluster, open_runs
 from clinvk.cmd.views import run
 from clinvk.model.progress import why_sent_wait
 from clinvk.model.result import EXIT_CODES
+from clinvk.process.threads import in_thread
 from clinvk.terminal import printer
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ async def _follow(folder: RunLog, viewer: run.RunViewer, ask: AskWhy) -> None:
     # Only to watch, not for `--help`.
     from clinvk.runs.follow import NOW, RunChanges, RunFollower
 
-    follower = RunFollower(folder, NOW)
+    follower = await in_thread(lambda: RunFollower(folder, NOW))
     if follower.plan.cluster is not None:
         viewer.ask_why = lambda: why_sent_wait(follower.outcomes, partial(ask, follower.plan))
     viewer.begin_following(

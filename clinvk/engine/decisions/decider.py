@@ -83,7 +83,7 @@ class Decider:
             ranking = self._rank(scores, chosen)
             if asked.problem:
                 ranking = replace(ranking, summary=f"{ranking.summary}; {asked.problem}")
-        result = self._result(ranking, time.monotonic() - began)
+        result = await in_thread(lambda: self._result(ranking, time.monotonic() - began))
         return replace(result, usage=asked.usage, cost=asked.cost) if asked else result
 
     def _rank(self, scores: Mapping[int, float], chosen: str | None = None) -> Ranking:

@@ -20,6 +20,7 @@ from clinvk.model.result import Failure, Result, exit_code
 from clinvk.model.session_ref import NewSession, SessionById
 from clinvk.plans.loops.rounds import answered_position
 from clinvk.plans.preflight import Preflight
+from clinvk.runs.folder import RunFolder
 from clinvk.runs.log import RunLog
 from clinvk.text import template
 
@@ -44,6 +45,18 @@ class RequestBuilder:
         self.run_id = run_id
         self.folder = folder  # of the run
 
+    def may_wait(self, i: int) -> bool:
+        """Whether building the request of a task waits for git, or for the server that has the answers of
+        others."""
+        fields = {_field_of(name) for name in self._asked(i).known}
+        is_remote = self.folder is not None and not isinstance(self.folder, RunFolder)
+        return "diff" in fields or (is_remote and "output" in fields)
+
+    def _asked(self, i: int) -> Task:
+        """The task with the prompt; of one that chooses, that is a candidate."""
+        task = self.plan.tasks[i]
+        return self.plan.tasks[task.candidates[0]] if task.candidates else task
+
     def build(self, i: int, attempt: int, backend: str) -> Request:
         """The request of task `i`, for its own backend or the one that it was switched to."""
         task, ask, rules = self.plan.tasks[i], self.preflights[i], self.plan.rules
@@ -64,7 +77,7 @@ class RequestBuilder:
         named = None if is_empty else task.cwd
         cwd = named or (None if session and not is_empty else self.plan.cwd)
         return Request(
-            prompt=self._prompt(self.plan.tasks[task.candidates[0]] if task.candidates else task),
+            prompt=self._prompt(self._asked(i)),
             session=SessionById(session) if session else NewSession(new_id),
             backend=None if session else backend,
             to=backend if session else None,

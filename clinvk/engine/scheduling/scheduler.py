@@ -218,7 +218,7 @@ class Scheduler:
 
     async def _run_attempt(self, i: int, attempt: Attempt) -> None:
         task = self.plan.tasks[i]
-        request = self._request(i, attempt.backend)
+        request = await self._request(i, attempt.backend)
         asked = request if isinstance(request, Request) else None
         executor = self._executor_of(i)
         is_sent = asked is not None and isinstance(executor, HasWorkers) and not task.dry_run
@@ -232,10 +232,16 @@ class Scheduler:
             is_dry_run=task.dry_run,
         )  # fmt: skip
 
-    def _request(self, i: int, backend: str) -> Request | Exception:
+    async def _request(self, i: int, backend: str) -> Request | Exception:
         """The request of a task, or why it has none."""
+        build = partial(self._requests.build, i, self.outcomes[i].attempts + 1, backend)
         try:
-            return self._requests.build(i, self.outcomes[i].attempts + 1, backend)
+            if not self._requests.may_wait(i):
+                return build()
+            # Only if it may.
+            from clinvk.worktrees.git import stopping_git
+
+            return await stopping_git(build)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is about this task alone
             return error
 
