@@ -11,7 +11,7 @@ from clinvk.errors import ConfigError
 from clinvk.text import yaml
 from tests.conftest import CommandLine
 from tests.needs import need
-from tests.test_taskfile import mistake, plan_of, prompts
+from tests.taskfiles import mistake, plan_of, prompts
 
 WORDS = [
     "no",
