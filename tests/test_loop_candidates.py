@@ -221,6 +221,21 @@ def test_a_reviewer_looks_at_what_was_chosen_until_it_finds_nothing(
     assert task["review#2"]["worktree"]["base"] == task["fix#2[long]"]["worktree"]["commit"]
 
 
+def test_a_round_that_was_not_needed_is_named_without_its_candidates(
+    clinvk: CommandLine, home: Home, repository: Repository
+):
+    done = clinvk("chain", write_plan(home, FIX), "--report", "r.md", "--junit", "j.xml")
+    assert done.returncode == 0, done
+    assert "[12/12] fix#4: – not needed" in done.stderr
+    assert "– fix#4: the loop reached its goal in round 3" in done.stdout
+    report = (home.work / "r.md").read_text()
+    assert "fix\\#3\\[long\\] is best: its score is 6" in report
+    for text in (done.stdout, done.stderr, report.replace("\\", "")):
+        assert "fix#4[" not in text
+    junit = (home.work / "j.xml").read_text()
+    assert 'tests="12" failures="0" errors="0" skipped="3"' in junit
+
+
 # Its results.
 
 

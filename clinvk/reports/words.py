@@ -66,7 +66,8 @@ def problems(result: RunResult) -> list[Problem]:
     candidates whose task has chosen another one."""
     found: dict[tuple[str, str, str, str | None, str], list[Outcome]] = {}
     for outcome in result.answers:
-        if outcome.state not in ("done", "queued", "running"):
+        of_no_round = outcome.candidate_of is not None and outcome.is_not_needed  # the step says so
+        if outcome.state not in ("done", "queued", "running") and not of_no_round:
             why = failure(outcome)
             key = (outcome.state, why.kind, why.message, why.hint, check_output(outcome))
             found.setdefault(key, []).append(outcome)
