@@ -205,7 +205,7 @@ def settle(
 def _judged(rounds: Rounds, i: int, outcome: Outcome, structured: Callable[[int], Any]) -> Outcome:
     result = Result(
         ok=True, text="", backend=outcome.backend or "", exit_code=0,
-        structured=structured(i), check=outcome.check,
+        structured=structured(i), check=outcome.check, decision=outcome.decision,
     )  # fmt: skip
     judged = rounds.judge(i, result)
     if judged.ok:
