@@ -75,7 +75,7 @@ def _print_table(found: list[NodeState], cluster: str, where: str) -> None:
         )
         return
     is_screen = sys.stdout.isatty()
-    headers = list(HEADERS)
+    headers: list[str] = list(HEADERS)
     if is_screen and not any(state.node.labels for state in found):
         headers.remove("LABELS")
     rows = [row for state in found for row in _rows(state, is_screen=is_screen)]
