@@ -184,7 +184,7 @@ def test_each_waiting_task_of_a_run_has_its_reason():
     facts: list[dict[str, Any]] = [
         {"state": "running", "node": "north"}, {"state": "queued", "is_sent": True}, {},
         {"backend": "codex", "error": at_limit}, {"backend": "codex"},
-        {"state": "running", "is_sent": True, "session_id": "s1"}, {}, {"state": "done"},
+        {"state": "running", "session_id": "s1"}, {}, {"state": "done"},
     ]  # fmt: skip
     outcomes = [
         Outcome(index=i, name=tasks[i].name, **{"backend": "claude", **more}) for i, more in enumerate(facts)

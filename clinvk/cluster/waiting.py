@@ -67,7 +67,7 @@ def reasons(
         if task.decides is not None:  # it runs where the run is driven
             continue
         why = None
-        if outcome.is_sent:
+        if outcome.is_sent or outcome.state == "running":
             home = (homes or {}).get(outcome.session_id or "")
             need = Need(backend=outcome.backend or "", labels=task.labels, node=home)
             waiting = why_waiting(need, nodes)
@@ -97,7 +97,9 @@ def _are_limited(nodes: Iterable[NodeState], backend: str) -> bool:
 
 
 def _may_wait(outcome: Outcome) -> bool:
-    return outcome.state == "queued" or outcome.is_sent
+    # If an older clinvk drives the run, a task that was only sent is running.
+    taken = outcome.node is not None or outcome.backend is None
+    return outcome.state == "queued" or (outcome.state == "running" and not taken)
 
 
 def _names(needed: Sequence[Outcome]) -> str:
@@ -119,7 +121,11 @@ def _paused(outcomes: Iterable[Outcome]) -> dict[str, datetime]:
 
 def _homes(client: redis.Redis, keys: Keys, outcomes: Iterable[Outcome]) -> dict[str, str]:
     """The nodes that have the sessions of tasks that a worker could take."""
-    waiting = [o for o in outcomes if o.is_sent and o.session_id and o.backend]
+    waiting = [
+        o
+        for o in outcomes
+        if (o.is_sent or o.state == "running") and not o.node and o.session_id and o.backend
+    ]
     sessions = [str(o.session_id) for o in waiting]
     with client.pipeline(transaction=False) as pipeline:
         for o in waiting:
