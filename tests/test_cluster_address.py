@@ -120,7 +120,7 @@ def test_the_password_is_checked_and_never_shown(start: Start):
     assert checked(good) == []
     with pytest.raises(SessionError, match="the server wants a password") as error:
         address.connect(running.url)
-    assert "add it to the address: redis://:" in str(error.value.hint)
+    assert "add it to the address: :PASSWORD@" in str(error.value.hint)
     with pytest.raises(SessionError, match="rejects the user or the password") as error:
         address.connect(good.replace(SECRET, f"{SECRET}-wrong"))
     assert SECRET not in all_said(error)  # type: ignore[arg-type]

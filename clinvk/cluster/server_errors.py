@@ -70,7 +70,8 @@ def _explain(error: Exception, *, is_tls: bool) -> tuple[str, str]:
             "name the file of the authority that signed it: rediss://…?ssl_ca_certs=FILE",
         )
     if any(word in text for word in _NO_PASSWORD):
-        return "the server wants a password", "add it to the address: redis://:PASSWORD@HOST:6379/0"
+        # After a scheme, messages would hide it.
+        return "the server wants a password", "add it to the address: :PASSWORD@ before the host"
     if isinstance(error, e.AuthenticationError) or any(word in text for word in _REJECTED):
         return f"it rejects the user or the password ({text})", "check those in the address"
     if isinstance(error, e.NoPermissionError):
