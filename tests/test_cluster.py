@@ -189,9 +189,16 @@ def test_why_a_task_waits_is_shown(cluster: Cluster):
     shown = cluster.clinvk("runs", "show", timeout=SECONDS).stdout
     assert "waiting: the only slot for fake is taken" in shown
     assert "no worker runs other" in cluster.clinvk("runs", "show", "last", "4").stdout
+    watch = cluster.start("runs", "watch", stderr=subprocess.PIPE)
+    assert watch.stderr
+    told = {line for line in (watch.stderr.readline() for _ in range(4)) if "queued: " in line}
+    assert told == {
+        "clinvk: 1 queued: the only slot for fake is taken\n", "clinvk: 1 queued: no worker runs other\n",
+    }  # fmt: skip
     cluster.worker("w2", slots="other")
     cluster.let_go()
     assert ends(run, SECONDS)[0] == 0
+    assert "queued: " not in ends(watch, SECONDS)[2]
     assert why() == [None] * 4
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from clinvk.model.progress import Change
     from clinvk.terminal.stdout import PatientStdout
 
+ASK_INTERVAL = 2.0  # seconds between two looks at the workers of a cluster
 FORMATS = ("text", "json", "stream-json")
 
 
@@ -175,6 +177,22 @@ class LogViewer(SilentViewer):
         self.printer.notice(f"{queued} of {total} tasks to run{now}{where}")
         for outcome in running:
             self._print_started(outcome)
+
+    async def live(self) -> None:
+        """Say why tasks wait for a worker, each reason once."""
+        if self.ask_why is None:
+            return
+        # 45 ms, and needed only once something runs.
+        from anyio import sleep, to_thread
+
+        told: set[str] = set()
+        while True:
+            reasons = await to_thread.run_sync(self.ask_why, abandon_on_cancel=True)
+            for why, count in Counter(reasons.values()).items():
+                if why not in told:
+                    self.printer.notice(f"{count:,} queued: {one_line(why)}")
+            told |= set(reasons.values())
+            await sleep(ASK_INTERVAL)
 
     def observe(self, change: Change) -> None:
         o = change.outcome
