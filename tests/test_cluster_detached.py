@@ -209,9 +209,11 @@ def test_what_cannot_be_detached_is_refused(cluster: Cluster):
         done = cluster.go("parallel", path, "--detach", *flags)
         assert done.returncode == 1
         assert "leave out" in done.stderr
+        assert ("--cluster URL" in done.stderr) == ("clinvk runs" in done.stderr)
     for flags in (["--checkpoint", "c"], ["--resume", "c"]):
         done = cluster.go("chain", path, "--detach", *flags)
         assert f"{flags[0]} is not possible with --detach" in done.stderr
+        assert "clinvk runs resume ID --cluster URL" in done.stderr
     for flags in (
         ["--html", "x.html"],
         ["--worktree", "--apply"],

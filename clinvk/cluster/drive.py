@@ -34,7 +34,7 @@ def submit(
 ) -> RedisRun:
     """Record a run that a worker is to drive; nothing is started here. `runs` creates detached ones.
     Raises `ClinvkError` if the plan cannot be run so."""
-    check_detachable(plan)
+    check_detachable(plan, runs.where)
     run = DrivenRun(context, plan, notify=notify)
     stored = _with_backends(run.stored_plan(), run.preflights.tasks)
     for task in stored.tasks:
@@ -69,8 +69,9 @@ def _with_backends(plan: Plan, preflights: Sequence[Preflight]) -> Plan:
     return replace(plan, tasks=tasks)
 
 
-def check_detachable(plan: Plan) -> None:
-    """Raise `UsageError` for what a run without its own process cannot do."""
+def check_detachable(plan: Plan, where: str = "") -> None:
+    """Raise `UsageError` for what a run without its own process cannot do. `where` are the flags with which
+    a command finds it."""
     if plan.rules.ephemeral:
         raise UsageError(
             "an ephemeral run is not recorded, so it cannot be detached",
@@ -79,7 +80,8 @@ def check_detachable(plan: Plan) -> None:
     if plan.rules.output_dir is not None:
         raise UsageError(
             "a detached run writes no files on this machine",
-            "leave out --output-dir; later, get the answers with: clinvk runs show ID --answers",
+            "leave out --output-dir; later, get the answers with: "
+            f"clinvk runs show ID --answers{where}",
         )
 
 

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 VERSION = 1  # of the JSON that is printed
 # What only the process that submits a run could do, and how to get the same from a detached one.
 INSTEAD = {
-    "--checkpoint": "resume the run by its id: clinvk runs resume ID",
-    "--resume": "resume the run by its id: clinvk runs resume ID",
-    "--apply": "later, use: clinvk runs apply ID",
-    "--html": "later, use: clinvk runs report ID --format html",
+    "--checkpoint": "resume the run by its id: clinvk runs resume ID{where}",
+    "--resume": "resume the run by its id: clinvk runs resume ID{where}",
+    "--apply": "later, use: clinvk runs apply ID{where}",
+    "--html": "later, use: clinvk runs report ID --format html{where}",
     "--score": "the other criteria, --check and --judge among them, decide on the workers",
 }
 
@@ -43,11 +43,12 @@ def check_detachable(
     """Raise `ClinvkError` if there is no cluster, or if a flag is `given` that a detached run cannot
     have."""
     find_address(cluster, loaded, insecure=insecure)
+    where = flags_of(cluster, loaded, insecure=insecure)
     for flag, value in given.items():
         if value:
             raise UsageError(
                 f"{flag} is not possible with --detach: this process does not wait for the run",
-                f"leave out {flag}; {INSTEAD[flag]}",
+                f"leave out {flag}; {INSTEAD[flag].format(where=where)}",
             )
 
 
@@ -62,10 +63,11 @@ def detach_plan(
     insecure: bool,
 ) -> int:
     """Submit the plan to the cluster and print the id of its run. Raises `ClinvkError`."""
+    where = flags_of(given, loaded, insecure=insecure)
     if reports:
         raise UsageError(
             "a detached run writes no reports on this machine",
-            "leave out --report and --junit; later, use: clinvk runs report ID",
+            f"leave out --report and --junit; later, use: clinvk runs report ID{where}",
         )
     address = find_address(given, loaded, insecure=insecure)
     # Only with a cluster.
@@ -74,7 +76,6 @@ def detach_plan(
     from clinvk.cluster.log.runs import open_runs_at
 
     errors = printer.Printer.for_errors(view.color)
-    where = flags_of(given, loaded, insecure=insecure)
     runs = until_end(open_runs_at(address, loaded.home, detached=True, where=where))
     run = submit(context, plan, runs, notify=errors.notice)
     made = until_end(create_app(address))
