@@ -114,7 +114,7 @@ def test_the_next_attempt_waits_for_the_lease_of_the_one_before(ledger: Ledger):
     ledger.finish(owner(), b"done", None)
     assert submit(ledger, SECOND) == "new"
     assert submit(ledger) == "stale"
-    assert ledger.claim(owner(), PROTOCOL).status == "stale"
+    assert ledger.claim(owner(), PROTOCOL).status == "ended"
     assert ledger.claim(owner(SECOND), PROTOCOL).status == "run"
 
 
@@ -122,7 +122,7 @@ def test_an_attempt_that_nobody_took_is_replaced_by_the_next(ledger: Ledger):
     submit(ledger)
     assert submit(ledger, SECOND) == "new"
     assert ledger.state(ATTEMPT) == "withdrawn"
-    assert ledger.claim(owner(), PROTOCOL).status == "stale"
+    assert ledger.claim(owner(), PROTOCOL).status == "withdrawn"
 
 
 def test_the_next_attempt_gives_up_one_whose_lease_has_expired(ledger: Ledger):

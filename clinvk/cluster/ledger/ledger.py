@@ -26,9 +26,9 @@ State = Literal["queued", "running", "ended", "lost", "withdrawn"]
 
 
 class Claim(Struct, frozen=True):
-    """The answer to a claim: `status` is "run", or why it was refused: a state, "stale" (there is a
-    later attempt), "missing", or "version", with the other version as `detail`. `has_limits`: whether
-    the cluster knows of rate limits."""
+    """The answer to a claim: `status` is "run", or why it was refused: a state, "missing", or
+    "version", with the other version as `detail`. `has_limits`: whether the cluster knows of rate
+    limits."""
 
     status: str
     payload: bytes = b""
@@ -226,9 +226,9 @@ class Ledger:
         keep = "" if attempt.run == self._kept else _ms(KEEP)
         status, detail, *rest = self._run(
             scripts.CLAIM,
-            [keys.task(attempt), keys.attempt(attempt), keys.leases(attempt.run), keys.news(attempt.run),
+            [keys.attempt(attempt), keys.leases(attempt.run), keys.news(attempt.run),
              keys.busy(owner.node), keys.limits],
-            [attempt.number, attempt.member, owner.token, owner.node, protocol, _ms(self.lease), keep,
+            [attempt.member, owner.token, owner.node, protocol, _ms(self.lease), keep,
              str(attempt), json.dumps(owner.backend)],
         )  # fmt: skip
         if status == b"run":

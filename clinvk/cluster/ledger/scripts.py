@@ -57,34 +57,33 @@ return 'new'
 """
 )
 
-# Take an attempt: {"run", payload, whether there are rate limits}; or {why not, a detail}. Only the
-# newest attempt at a task can be taken, and only once.
+# Take an attempt: {"run", payload, whether there are rate limits}; or {why not, a detail}. It can be
+# taken once; one that is not the newest at its task is not queued any more.
 #
-# KEYS: task, attempt, leases, news, busy, limits
-# ARGV: 1 number, 2 member, 3 owner, 4 node, 5 protocol, 6 lease (ms), 7 how long to keep the leases and
-#       news of the run (ms), or "" if that was said, 8 name, 9 backend, as JSON
+# KEYS: attempt, leases, news, busy, limits
+# ARGV: 1 member, 2 owner, 3 node, 4 protocol, 5 lease (ms), 6 how long to keep the leases and news of
+#       the run (ms), or "" if that was said, 7 name, 8 backend, as JSON
 CLAIM = (
     _BASE
     + """
-local task, attempt, leases, news, busy, limits = unpack(KEYS)
+local attempt, leases, news, busy, limits = unpack(KEYS)
 local known = redis.call('HMGET', attempt, 'state', 'payload', 'protocol', 'version', 'owner', 'first')
 if not known[1] then return {'missing', ''} end
-if redis.call('GET', task) ~= ARGV[1] then return {'stale', ''} end
-if known[1] == 'running' and known[5] == ARGV[3] then
+if known[1] == 'running' and known[5] == ARGV[2] then
     return {'run', known[2], redis.call('EXISTS', limits)}
 end
 if known[1] ~= 'queued' then return {known[1], ''} end
-if known[3] ~= ARGV[5] then return {'version', known[4]} end
+if known[3] ~= ARGV[4] then return {'version', known[4]} end
 local at = now()
-local lease = at + tonumber(ARGV[6])
-local id = redis.call('XADD', news, '*', 'a', ARGV[2], 'k', 'claimed', 'd', ARGV[4])
-redis.call('HSET', attempt, 'state', 'running', 'owner', ARGV[3], 'node', ARGV[4], 'lease', lease,
+local lease = at + tonumber(ARGV[5])
+local id = redis.call('XADD', news, '*', 'a', ARGV[1], 'k', 'claimed', 'd', ARGV[3])
+redis.call('HSET', attempt, 'state', 'running', 'owner', ARGV[2], 'node', ARGV[3], 'lease', lease,
     'first', known[6] or id)
-redis.call('HSET', busy, ARGV[8], string.format('{"backend":%s,"since":%.0f}', ARGV[9], at))
-redis.call('ZADD', leases, lease, ARGV[2])
-if ARGV[7] ~= '' then
-    redis.call('PEXPIRE', leases, ARGV[7])
-    redis.call('PEXPIRE', news, ARGV[7])
+redis.call('HSET', busy, ARGV[7], string.format('{"backend":%s,"since":%.0f}', ARGV[8], at))
+redis.call('ZADD', leases, lease, ARGV[1])
+if ARGV[6] ~= '' then
+    redis.call('PEXPIRE', leases, ARGV[6])
+    redis.call('PEXPIRE', news, ARGV[6])
 end
 return {'run', known[2], redis.call('EXISTS', limits)}
 """
