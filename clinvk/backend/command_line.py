@@ -149,18 +149,24 @@ def check_arguments(manifest: Manifest, options: Mapping[str, Any]) -> None:
 
 def _check_words(manifest: Manifest, argv: list[str], env: Mapping[str, str]) -> None:
     """Raise `UsageError` for a word or a variable that cannot be passed to a program."""
-    words = (("an argument", word, len(word)) for word in argv)
-    variables = ((f"the variable {k}", v, len(k) + 1 + len(v)) for k, v in env.items())
-    for what, text, length in (*words, *variables):
-        if problem := os_problem(text):
-            raise UsageError(f"{what} of {manifest.name} has {problem}: {text[:40]!r}", "remove it")
-        if length > ARGUMENT_BYTES // 4:  # a character has up to four bytes
-            size = length - len(text) + len(text.encode("utf-8", "surrogateescape"))
-            if size > ARGUMENT_BYTES:
-                raise UsageError(
-                    f"{what} of {manifest.name} has more than {ARGUMENT_BYTES:,} bytes",
-                    "make it shorter",
-                )
+    for word in argv:
+        _check_word(manifest, "an argument", word, len(word))
+    for name, value in env.items():
+        length = len(name) + 1 + len(value)
+        if length > ARGUMENT_BYTES // 4 or not value.isascii() or "\0" in value:  # nearly none
+            _check_word(manifest, f"the variable {name}", value, length)
+
+
+def _check_word(manifest: Manifest, what: str, text: str, length: int) -> None:
+    if problem := os_problem(text):
+        raise UsageError(f"{what} of {manifest.name} has {problem}: {text[:40]!r}", "remove it")
+    if length > ARGUMENT_BYTES // 4:  # a character has up to four bytes
+        size = length - len(text) + len(text.encode("utf-8", "surrogateescape"))
+        if size > ARGUMENT_BYTES:
+            raise UsageError(
+                f"{what} of {manifest.name} has more than {ARGUMENT_BYTES:,} bytes",
+                "make it shorter",
+            )
 
 
 def check_native_id(manifest: Manifest, native_id: str | None) -> None:

@@ -15,9 +15,12 @@ def manifest_env(
     """The manifest's changes to this environment, with the placeholders in values replaced by
     `fill`. A name that ends in `*` stands for all variables that begin so."""
     changes: dict[str, str | None] = {}
+    # The environment is looked through once, not once for each of these names.
+    begins = tuple(name[:-1] for name in manifest.env if name.endswith("*"))
+    found = [known for known in env if known.startswith(begins)]
     for name, value in manifest.env.items():
         if name.endswith("*"):
-            changes |= {known: None for known in env if known.startswith(name[:-1])}
+            changes |= {known: None for known in found if known.startswith(name[:-1])}
         else:
             changes[name] = value and expand_variables(fill(value), env)
     return changes
