@@ -76,7 +76,9 @@ def print_summary(
     if len(known) == len(result.results):
         show.print_wrapped(summary_line(result))
         return
-    shown = [o for o in result.listed if o not in known and not _is_one_of_many(o, result)]
+    listed, before = result.listed, {o.index for o in known}
+    is_full = len(listed) > MAX_ROWS and sys.stdout.isatty()
+    shown = [o for o in listed if o.index not in before and not (is_full and _is_minor(o))]
     rows = [outcome_row(outcome) for outcome in shown]
     said = [i for i in range(len(HEADERS)) if i < 4 or any(r[i] not in ("-", "") for r in rows)]
     left_out = show.print_table(
@@ -84,7 +86,7 @@ def print_summary(
         right=NUMERIC_COLUMNS, shrinks=["TASK"], spared=DROPPED_FIRST, state="STATE",
     )  # fmt: skip
     print_sessions_hint(result, left_out)
-    if hidden := len(result.listed) - len(shown) - len(known):
+    if hidden := len(listed) - len(shown) - len(known):
         show.print_wrapped(f"… and {hidden} more, done or not started; see all with --json")
     if known:
         show.print_wrapped(
@@ -106,10 +108,8 @@ def print_sessions_hint(result: RunResult, left_out: set[str]) -> None:
         show.print_wrapped(f"sessions: clinvk runs show {result.id} TASK{result.where}")
 
 
-def _is_one_of_many(outcome: Outcome, result: RunResult) -> bool:
+def _is_minor(outcome: Outcome) -> bool:
     """Whether the task can be left out on a screen too small for all of them."""
-    if len(result.listed) <= MAX_ROWS or not sys.stdout.isatty():
-        return False
     return outcome.is_settled or (outcome.error is not None and outcome.error.kind == "not_started")
 
 
