@@ -64,6 +64,20 @@ def test_the_cost_of_a_run_is_the_least_it_can_be_if_a_task_did_not_report_it():
     assert figures.count_line(many) == "1,200 tasks: 1,200 done"
 
 
+def test_the_results_of_many_tasks_are_not_looked_through_for_each_row(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    looks, listed = [], RunResult.listed
+    monkeypatch.setattr(
+        RunResult, "listed", property(lambda run: looks.append(1) or listed.__get__(run))
+    )
+    summary.print_summary(
+        run_of(*[Outcome(index=n, name=f"t{n}", state="done") for n in range(50)])
+    )
+    assert "t49" in capsys.readouterr().out
+    assert 0 < len(looks) < 5
+
+
 def test_every_state_has_a_mark_and_the_summary_shows_it(capsys: pytest.CaptureFixture[str]):
     assert {*MARKS} == {*STATES}
     ends = [
