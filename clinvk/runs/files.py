@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,6 +22,7 @@ class JournalFile(Closing):
     def __init__(self, path: Path) -> None:
         self.name = str(path)
         self._path = path
+        self._lock = threading.Lock()
         self._held = ExitStack()
         self._held.enter_context(holding_sync_threads())  # needed for each batch
         self._fd = -1
@@ -38,15 +40,32 @@ class JournalFile(Closing):
             except OSError as error:
                 raise file_error("write", self._path.parent, error) from error
         try:
-            end = os.lseek(self._fd, 0, os.SEEK_END)
+            end = self._write(lines)
             try:
-                write_all(self._fd, b"".join(lines))
                 os.fsync(self._fd)
             except OSError:
-                os.ftruncate(self._fd, end)
+                with self._lock:
+                    os.ftruncate(self._fd, end)
                 raise
         except OSError as error:
             raise file_error("write", self._path, error) from error
+
+    def append(self, lines: list[bytes]) -> None:
+        try:
+            self._write(lines)
+        except OSError as error:
+            raise file_error("write", self._path, error) from error
+
+    def _write(self, lines: list[bytes]) -> int:
+        """Write all of the lines, or none of them; returns where they begin."""
+        with self._lock:  # several threads may write
+            end = os.lseek(self._fd, 0, os.SEEK_END)
+            try:
+                write_all(self._fd, b"".join(lines))
+            except OSError:
+                os.ftruncate(self._fd, end)
+                raise
+        return end
 
     def close(self) -> None:
         self._held.close()

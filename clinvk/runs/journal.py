@@ -105,8 +105,10 @@ class Journal(Closing):
         )
 
     async def record_node(self, index: int, node: str) -> None:
-        """Record which worker of a cluster has taken a task; on disk when this returns."""
-        await self._commit_together(self._line("node", {"task": index, "node": node}))
+        """Record which worker of a cluster has taken a task. Not flushed to the disk: the cluster
+        knows it, too, and the start of a task should not have to wait for that."""
+        line = self._line("node", {"task": index, "node": node})
+        await in_thread(lambda: self._sink.append([line]))
 
     async def record_ended(
         self, outcome: Outcome, events: int | None = None, wait: dict[str, Any] | None = None

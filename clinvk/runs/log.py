@@ -59,6 +59,9 @@ class JournalSink(Protocol):
         """Append all of the lines, or none of them; they survive a crash when this returns, and the
         events in `files`, which stay open, before them."""
 
+    def append(self, lines: list[bytes]) -> None:
+        """The same, but a crash of the machine may lose them as long as nothing is committed."""
+
     def close(self) -> None: ...
 
 

@@ -63,6 +63,9 @@ class StreamJournal(_Writer):
         stripped: list[Any] = [line.rstrip(b"\n") for line in lines]
         self._call(scripts.APPEND, [self._server.keys.journal(self._run)], stripped)
 
+    def append(self, lines: list[bytes]) -> None:
+        self.commit(lines)
+
 
 class StreamEvents(_Writer):
     """Appends the events of a task."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 BEATS = 8  # in a lease, at least
 LONGEST_INTERVAL = 0.5  # seconds between renewals: a cancellation is seen that late
-EVENT_PAUSE = 0.1  # seconds for which events are collected, at least
+EVENT_PAUSE = 0.2  # seconds for which events are collected, at least
 PAUSE_FACTOR = 10  # they are collected for that many times what it takes to report them
 OWN_SHARE = 0.6  # of a lease without a renewal, after which the program is stopped
 GUARD_SHARE = 0.85  # after which the supervisor kills it, or a little earlier:

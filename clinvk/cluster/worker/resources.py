@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from clinvk.store.base import Store
 
 
-# Seconds between reads of a program's output. Its events are collected for twice as long before they
+# Seconds between reads of a program's output. Its events are collected for longer before they
 # are sent, so nobody sees them later; its exit is noticed at once.
 READ_INTERVAL = 0.05
 
