@@ -11,8 +11,10 @@ import signal
 import sys
 import warnings
 from contextlib import suppress
+from typing import Any
 
 from celery import Celery
+from celery.concurrency.thread import TaskPool
 from celery.exceptions import SecurityWarning
 from redis import RedisError
 
@@ -26,6 +28,35 @@ from clinvk.cluster.worker.slots import Slots
 
 PR_SET_PDEATHSIG = 1  # of Linux
 LOG_FORMAT = "%(asctime)s celery: %(message)s"
+CHUNK_SIZE = 4096  # bytes
+
+
+class WakingThreads(TaskPool):  # type: ignore[misc]
+    """Celery's pool of threads, which tells Celery's event loop when one of them is free. By itself that
+    loop would look for another message up to a second later, so each slot would run one task a
+    second at most."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.pipe = os.pipe()
+        for fd in self.pipe:
+            os.set_blocking(fd, False)
+
+    def register_with_event_loop(self, loop: Any) -> None:
+        loop.add_reader(self.pipe[0], self._clear)
+
+    def on_apply(self, *args: Any, **kwargs: Any) -> Any:
+        made = super().on_apply(*args, **kwargs)
+        made.f.add_done_callback(self._wake)
+        return made
+
+    def _wake(self, _: object) -> None:
+        with suppress(BlockingIOError):  # it is full, so the loop will wake up
+            os.write(self.pipe[1], b".")
+
+    def _clear(self) -> None:
+        with suppress(BlockingIOError):
+            os.read(self.pipe[0], CHUNK_SIZE)
 
 
 def fork_pool(made: Celery, backend: str, process: WorkerProcess) -> int:
@@ -81,10 +112,11 @@ def _serve(made: Celery, backend: str, process: WorkerProcess) -> int:
     with Slots(process, backend) as slots:
         apps.set_handler(slots.run)
         queues = queues_of(backend, settings.name, settings.labels)
-        return _work(made, f"{backend}@{settings.name}", "threads", queues, settings.slots[backend])
+        count = settings.slots[backend]
+        return _work(made, f"{backend}@{settings.name}", WakingThreads, queues, count)
 
 
-def _work(made: Celery, name: str, pool: str, queues: list[str], count: int) -> int:
+def _work(made: Celery, name: str, pool: str | type, queues: list[str], count: int) -> int:
     """Take what is in the queues, so many at a time; returns the exit code."""
     worker = made.Worker(
         hostname=name, pool=pool, concurrency=count, queues=queues, loglevel="ERROR", quiet=True,
