@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
@@ -36,7 +35,6 @@ from clinvk.model.result import Failure, Result
 from clinvk.process.marker import new_marker
 from clinvk.process.threads import in_thread
 from clinvk.runs.secrets import event_without_secrets, result_without_secrets
-from clinvk.text.sanitize import one_line
 
 # Seconds, once it is to stop, to end the program, and to deliver what it has changed.
 DELIVERY_PATIENCE = 7.0
@@ -77,7 +75,7 @@ class RunningAttempt:
         marker = new_marker(self.process.settings.env)
         self.lease = lease = Lease(
             self.ledger, self.owner, self.process.orders, self.stop, self.process.guard, marker,
-            self.claimed_at, self.name,
+            self.claimed_at, self._say,
         )  # fmt: skip
         for notice in notices:
             self.on_notice(notice)
@@ -104,7 +102,7 @@ class RunningAttempt:
             state = (
                 "done" if result.ok else f"failed: {result.error.message if result.error else ''}"
             )
-            say(self.name, f"{state} ({time.monotonic() - began:.1f} s)")
+            self._say(f"{state} ({time.monotonic() - began:.1f} s)")
 
     def _forget(self) -> None:
         """Do not list it as running any more."""
@@ -176,7 +174,7 @@ class RunningAttempt:
     async def _refuse(self, why: str, limited: Refusal | None = None) -> None:
         data = refusal(self.owner.node, why, limited)
         await self._patiently(lambda: in_thread(lambda: self.ledger.refuse(self.owner, data)))
-        say(self.name, f"refused: {why}")
+        self._say(f"refused: {why}")
 
     async def _patiently(self, call: Callable[[], Awaitable[object]]) -> None:
         """Repeat the call until the server answers. The lease is renewed meanwhile."""
@@ -187,7 +185,7 @@ class RunningAttempt:
                 return
             except Exception as error:  # noqa: BLE001 - the server is asked again
                 if time.monotonic() > deadline or (self.lease and self.lease.lost):
-                    say(self.name, f"its end could not be reported: {error}")
+                    self._say(f"its end could not be reported: {error}")
                     return
             await anyio.sleep(0.5)
 
@@ -198,6 +196,9 @@ class RunningAttempt:
             self.running.cancel(why, now=now)
         else:
             self.scope.cancel()
+
+    def _say(self, text: str) -> None:
+        self.process.lines.say(self.name, text)
 
     # Reports of the executor.
 
@@ -249,11 +250,6 @@ def refusal(node: str, why: str, limited: Refusal | None = None) -> bytes:
     if limited is not None:
         said["limit"] = limited.until
     return encode(said)
-
-
-def say(attempt: str, text: str) -> None:
-    """Print a line about an attempt. Parts of it are from CLIs and from other machines."""
-    print(one_line(f"{attempt}: {text}"), file=sys.stderr, flush=True)
 
 
 def interrupted(node: str) -> Failure:

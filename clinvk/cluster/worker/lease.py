@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
@@ -45,7 +44,7 @@ class Lease:
         guard: Guard,
         marker: str,
         claimed_at: float,
-        name: str,
+        say: Callable[[str], None],
     ) -> None:
         self.ledger = ledger
         self.owner = owner
@@ -57,7 +56,7 @@ class Lease:
         self._guard = guard
         self._marker = marker
         self._renewed_at = claimed_at  # on `boot_clock`
-        self._name = name
+        self._say = say
         self._pending: list[tuple[str, bytes]] = []
         self._reported = 0
         self._wake = anyio.Event()
@@ -130,7 +129,7 @@ class Lease:
         try:
             answer = await in_thread(partial(self.ledger.beat, self.owner, self._reported, batch))
         except Exception as error:  # noqa: BLE001 - whatever it is, the lease is not renewed
-            print(f"{self._name}: the lease could not be renewed: {error}", file=sys.stderr)
+            self._say(f"the lease could not be renewed: {error}")
             await anyio.sleep(pause)
             return
         if answer.status == "ok":
@@ -190,5 +189,5 @@ class Lease:
     def _lose(self, why: str) -> None:
         self.lost = why
         self._drained.set()
-        print(f"{self._name}: stopped: {why}", file=sys.stderr)
+        self._say(f"stopped: {why}")
         self._stop(why, True)

@@ -12,6 +12,7 @@ from clinvk.cluster.limits.on_worker import AttemptLimits
 from clinvk.cluster.limits.shared import SharedLimits
 from clinvk.cluster.shared import SharedDirectories
 from clinvk.cluster.worker.allowed import Allowed
+from clinvk.cluster.worker.lines import Lines
 from clinvk.cluster.worker.settings import Orders, WorkerSettings
 from clinvk.cluster.worker.supervisor import Guard
 from clinvk.dispatch.dispatcher import Dispatcher
@@ -45,6 +46,7 @@ class WorkerProcess:
             limit=settings.config.config.cluster.cache_gb * 1000**3,
             node=settings.name,
         )
+        self.lines = Lines()
         self._ledger: Ledger | None = None
         self._store: Store | None = None
         self._dispatcher: Dispatcher | None = None
@@ -53,6 +55,7 @@ class WorkerProcess:
         """Open what several threads use; nothing is connected yet."""
         self.dispatcher("")
         _ = self.ledger
+        self.lines.start()
 
     @property
     def store(self) -> Store:

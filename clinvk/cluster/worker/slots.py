@@ -21,7 +21,7 @@ from clinvk.cluster.files.checks import new_folder
 from clinvk.cluster.keys import AttemptId
 from clinvk.cluster.ledger.ledger import Claim, Owner
 from clinvk.cluster.limits.on_worker import Refusal
-from clinvk.cluster.worker.attempt import RunningAttempt, refusal, say
+from clinvk.cluster.worker.attempt import RunningAttempt, refusal
 from clinvk.cluster.worker.homes import why_start_over
 from clinvk.cluster.worker.resources import WorkerProcess
 from clinvk.cluster.worker.supervisor import boot_clock
@@ -47,6 +47,7 @@ class Slots(Closing):
         self.backend = backend
         process.open()
         self._opened = ExitStack()
+        self._opened.enter_context(process.lines)
         self._portal = self._opened.enter_context(start_blocking_portal())
         self._portal.call(self._prepare_loop)
 
@@ -116,7 +117,7 @@ class Slots(Closing):
         self._portal.call(run)
 
     def _report_mistake(self, owner: Owner, error: Exception) -> None:
-        traceback.print_exception(error)
+        self.process.lines.add("".join(traceback.format_exception(error)))
         result = payload.result_to_json(failed_result("", error))
         _patiently(lambda: self.process.ledger.finish(owner, result, None))
 
@@ -155,7 +156,7 @@ class Slots(Closing):
         return refusal(self.process.settings.name, why, limited)
 
     def _say(self, attempt: AttemptId, text: str) -> None:
-        say(attempt.shown, text)
+        self.process.lines.say(attempt.shown, text)
 
 
 def _resolve(
