@@ -6,9 +6,11 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
+from anyio.from_thread import start_blocking_portal
 
 from clinvk.cluster.keys import AttemptId
 from clinvk.cluster.worker.pool import WakingThreads
+from clinvk.cluster.worker.slots import contained
 from clinvk.runs.folder import RunStore
 from tests.clusters import SECONDS, Cluster, Worker, cluster
 from tests.conftest import wait_for
@@ -33,6 +35,23 @@ def test_a_slot_that_is_free_wakes_up_what_takes_the_next_message():
             pool.stop()
             for fd in pool.pipe:
                 os.close(fd)
+
+
+def test_an_attempt_that_ends_with_any_exception_leaves_the_others_their_event_loop():
+    class OddError(BaseException): ...
+
+    async def fail() -> None:
+        raise OddError
+
+    async def work() -> None:
+        done.append("work")
+
+    done: list[str] = []
+    with start_blocking_portal() as portal:
+        with pytest.raises(RuntimeError, match="OddError"):
+            portal.call(contained, fail)
+        portal.call(contained, work)
+    assert done == ["work"]
 
 
 class Stuck:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -114,7 +114,7 @@ class Slots(Closing):
             running = RunningAttempt(self.process, owner, request, limits, ledger, claimed_at)
             await running.run(notices)
 
-        self._portal.call(run)
+        self._portal.call(contained, run)
 
     def _report_mistake(self, owner: Owner, error: Exception) -> None:
         self.process.lines.add("".join(traceback.format_exception(error)))
@@ -157,6 +157,17 @@ class Slots(Closing):
 
     def _say(self, attempt: AttemptId, text: str) -> None:
         self.process.lines.say(attempt.shown, text)
+
+
+async def contained(work: Callable[[], Awaitable[None]]) -> None:
+    """Do the work, and raise nothing but an `Exception` if it fails: anything else would end the event loop,
+    and with it all other attempts."""
+    try:
+        await work()
+    except (Exception, anyio.get_cancelled_exc_class()):
+        raise
+    except BaseException as error:
+        raise RuntimeError(f"it ended with {error!r}") from error
 
 
 def _resolve(
