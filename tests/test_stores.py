@@ -474,8 +474,10 @@ def test_a_session_does_not_begin_while_a_deleted_one_of_its_name_still_runs(red
     store.begin(Session(id="s"), [], lambda _: {}, exact=True)[1].close()
 
 
-def test_a_turn_that_another_has_taken_over_is_not_completed(redis_url: str):
-    store, other = keep(RedisStore(redis_url, lease=1)), keep(RedisStore(redis_url))
+@pytest.mark.parametrize("where", ["of another process", "of the same process"])
+def test_a_turn_that_another_has_taken_over_is_not_completed(redis_url: str, where: str):
+    store = keep(RedisStore(redis_url, lease=1))
+    other = keep(RedisStore(redis_url)) if where == "of another process" else store
     _, turn = store.begin(Session(id="s"), [], lambda _: {"run": "x"}, exact=True)
     store._renewals.remove(turn)
     wait_for(lambda: other.running_turn("s") is None)
@@ -486,7 +488,8 @@ def test_a_turn_that_another_has_taken_over_is_not_completed(redis_url: str):
     turn.close()
     assert other.running_turn("s") is not None
     assert other.messages("s") == []
-    second.close()
+    second.complete([said("in time")], same)
+    assert [m.content for m in other.messages("s")] == ["in time"]
 
 
 def test_one_thread_renews_all_turns_and_ends_with_the_store(redis_url: str):

@@ -28,7 +28,7 @@ from clinvk.store.redis.client import RedisClient
 PREFIX = "clinvk:"
 TURNS = f"{PREFIX}turns"  # ids that have or had a lease
 
-Complete = Callable[[str, Iterable[Message], Change], Session]
+Complete = Callable[["LeaseLock", Iterable[Message], Change], Session]
 
 
 class Renewals:
@@ -128,7 +128,7 @@ class LeaseLock(Closing):
 
     def complete(self, messages: Iterable[Message], change: Change) -> Session:
         """Append to the session, and end the turn in the same step. Raises `SessionError`."""
-        session = self._complete(self.id, messages, change)
+        session = self._complete(self, messages, change)
         self._released = True
         self._give_up()
         return session

@@ -253,8 +253,9 @@ class RedisStore(Closing):
         )  # fmt: skip
         return turn
 
-    def _complete(self, session_id: str, messages: Iterable[Message], change: Change) -> Session:
-        return self._change(session_id, change, _lines(messages), script=lua.COMPLETE)
+    def _complete(self, turn: LeaseLock, messages: Iterable[Message], change: Change) -> Session:
+        # Another turn of this process may have taken it over.
+        return self._change(turn.id, change, _lines(messages), script=lua.COMPLETE, turn=turn)
 
     def is_own(self, session_id: str) -> bool:  # noqa: ARG002
         return False  # every client of the server can write it
@@ -347,13 +348,14 @@ class RedisStore(Closing):
         lines: list[bytes],
         how: str = "",
         script: str = lua.COMMIT,
+        turn: LeaseLock | None = None,
     ) -> Session:
         deadline = time.monotonic() + BUSY_TIMEOUT
         check_id(session_id)
         while True:
             session, version = self._last_written(session_id) or self._read(session_id)
             session = change(session)
-            answer = self._commit(session, version, lines, how, script)
+            answer = self._commit(session, version, lines, how, script, turn=turn)
             if answer != "stale":
                 _raise_for_reply(answer, session_id)
                 return session
@@ -376,8 +378,10 @@ class RedisStore(Closing):
         how: str = "",
         script: str = lua.COMMIT,
         before: Sequence[Any] = (),
+        turn: LeaseLock | None = None,
     ) -> str:
-        """The answer of the server. `before` are arguments of the script before those of `commit`."""
+        """The answer of the server. `before` are arguments of the script before those of `commit`. `turn` is
+        the one that writes, by default that of this process."""
         record, session = encode_session(session)
         session_id = session.id
         keys = [
@@ -390,7 +394,7 @@ class RedisStore(Closing):
         ]
         if script is not lua.COMMIT:
             keys += [lease_key(session_id), TURNS]
-        turn = self._turns.get(session_id)
+        turn = turn or self._turns.get(session_id)
         values = [*before, session_id, _index_member(session_id), version, record, _used_score(session),
                   _natives(session), uuid.uuid4().hex, turn.token if turn else "", how, NATIVE]  # fmt: skip
         answer = str(self._server.run_script(script, keys, [*values, *lines]))
