@@ -32,7 +32,7 @@ Complete = Callable[["LeaseLock", Iterable[Message], Change], Session]
 
 
 class Renewals:
-    """Renews leases after each third of their time, all of them in one thread."""
+    """Renews the leases of a store after each third of their time, all of them in one thread."""
 
     def __init__(self, server: RedisClient, seconds: float) -> None:
         self._server = server
@@ -53,8 +53,9 @@ class Renewals:
         with self._changed:
             self._due[lease] = time.monotonic() + self._seconds / 3
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="leases", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="leases", daemon=True)
+                thread.start()  # which may fail
+                self._thread = thread
             elif self._waits_for_lease:  # otherwise it looks soon enough: this one is the last
                 self._changed.notify()
 
@@ -142,7 +143,7 @@ class LeaseLock(Closing):
     def renew(self) -> bool:
         """Renew it; False if that is over, since another process has taken the turn."""
         keys = [lease_key(self.id), turn_key(self.id)]
-        with suppress(SessionError):  # the next write reports the error of the server
+        with suppress(Exception):  # the next write reports it, and this thread renews others, too
             values = [self.token, milliseconds(self._seconds)]
             return bool(self._server.run_script(lua.RENEW, keys, values) != "lost")
         return True
