@@ -256,7 +256,7 @@ def test_a_killed_process_of_a_worker_takes_its_program_along(cluster: Cluster):
     code, out, err = ends(run, SECONDS)
     found = states(subprocess.CompletedProcess([], code, out, err))
     assert found == ["indeterminate", "done", "done"]
-    assert "its process of the worker w1 was killed" in out
+    assert "the Celery worker that ran it on w1 was killed" in out
     assert cluster.starts() == ["hold a", "b", "deaf c", "deaf c"]
 
 

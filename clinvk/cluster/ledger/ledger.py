@@ -38,8 +38,8 @@ class Claim(Struct, frozen=True):
 
 class Beat(Struct, frozen=True):
     """The answer to a renewal: "ok", "ended" (its end has been recorded), "fenced" (this worker no
-    longer owns it) or
-    "missing" (the server has lost it); and what was asked of it: "", "cancel" or "now"."""
+    longer owns it) or "missing" (the server has lost it); and what was asked of it: "", "cancel" or
+    "now"."""
 
     status: str
     asked: str = ""
@@ -266,7 +266,7 @@ class Ledger:
         )  # fmt: skip
 
     def give_up(self, owner: Owner) -> str:
-        """Record that the process of the worker was killed, and that nothing is left of what it has
+        """Record that the Celery worker was killed, and that nothing is left of what the attempt has
         started: "ok", or "fenced" or "missing" if that changed nothing."""
         attempt, keys = owner.attempt, self.keys
         return self._text(

@@ -142,8 +142,8 @@ if ARGV[4] ~= '' then redis.call('SET', home, ARGV[4], 'PX', ARGV[5]) end
 return 'ok'
 """
 
-# Give up an attempt whose process of the worker was killed, once nothing that it has started is left: "ok",
-# "fenced" or "missing", as above.
+# Give up an attempt whose Celery worker was killed, once nothing that it has started is left: "ok", "fenced"
+# or "missing", as above.
 #
 # KEYS: attempt, leases, news, busy. ARGV: 1 member, 2 owner, 3 name
 GIVE_UP = (

@@ -98,9 +98,8 @@ class Feed:
         self.is_begun = False  # something was submitted
         self.chore: Callable[[], None] = lambda: None  # called in a thread, now and then
         self.after_read: Callable[[], None] = lambda: None  # called on the event loop
-        self.trouble: Exception | None = (
-            None  # what the server refused the last time, or why it was silent
-        )
+        # What the server refused the last time, or why it was silent.
+        self.trouble: Exception | None = None
         self._trouble_since = 0.0
         self._refusal: Exception | None = None  # what it refused when it was last looked after
         self.recorded = RecordedTasks(ledger, run)

@@ -131,7 +131,7 @@ class Following:
                 self._result = self._lost(f"the worker {node} was lost while it ran")
             case "killed":
                 node = news.data.decode()
-                self._result = self._lost(f"its process of the worker {node} was killed")
+                self._result = self._lost(f"the Celery worker that ran it on {node} was killed")
 
     def _start(self, said: dict[str, Any]) -> None:
         if self._started:

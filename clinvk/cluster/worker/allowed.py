@@ -68,9 +68,8 @@ class Allowed:
             if worktree.remote:
                 self._check_url(worktree.remote)
                 continue
-            repository = Path(
-                worktree.repository
-            )  # from which the driver reads what tasks have changed
+            # From which the driver reads what tasks have changed.
+            repository = Path(worktree.repository)
             if os.path.lexists(repository) and (problem := self.shared.problem_of(repository)):
                 raise ClinvkError(problem)
         scores = [task for task in plan.tasks if task.decides is not None and task.decides.score]

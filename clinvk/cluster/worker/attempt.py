@@ -1,4 +1,4 @@
-"""Run one attempt, in a process of a worker."""
+"""Run one attempt, on the event loop that it shares with the others of its backend."""
 
 from __future__ import annotations
 
@@ -65,10 +65,8 @@ class RunningAttempt:
         self.delivery = anyio.CancelScope()  # in which the changes are brought to the remote
         self.running: RunningRequest | None = None
         self.lease: Lease | None = None
-        self._checked: tuple[Request, Path | None] = (
-            request,
-            None,
-        )  # the request as it runs, and its worktree
+        # The request as it runs, and its worktree.
+        self._checked: tuple[Request, Path | None] = request, None
 
     async def run(self, notices: Sequence[str] = ()) -> None:
         """Run it to its end, and report that, the notices first."""
@@ -94,7 +92,7 @@ class RunningAttempt:
         finally:
             lease.end()
             if self.request.check_dir is not None:
-                remove_checks(self.request.check_dir)
+                await in_thread(partial(remove_checks, self.request.check_dir))
         if lease.lost is not None:
             with suppress(OSError, _redis_error()):
                 await in_thread(self._forget)

@@ -1,4 +1,4 @@
-"""What attempts need in a process of a worker."""
+"""What the attempts of a backend share: one process runs them all."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ READ_INTERVAL = 0.05
 
 
 class WorkerProcess:
-    """Opened once in each process, and kept until it ends. What it holds is for any number of
-    threads."""
+    """Opened once in the process of each backend, and kept until that ends. Its threads use it at the
+    same time."""
 
     def __init__(self, settings: WorkerSettings, orders: Orders, guard: Guard) -> None:
         self.settings = settings

@@ -33,13 +33,13 @@ from clinvk.plans.labels import missing_labels
 from clinvk.plans.preflight import MIN_SECRET_LENGTH, VARIABLE
 from clinvk.process.ownership import prepare_loop
 
-THREADS = 4  # of a slot, at most: its lease, its files, and what it says of limits
+THREADS = 4  # that a slot uses at a time, at most: for its lease, its files, and its limits
 
 
 class Slots(Closing):
-    """The slots of a backend. Each is a thread of its Celery worker, and takes one attempt at a time;
-    what the attempts do is on one event loop, as in a run on one machine: so a thousand of them cost
-    little more than their programs. A context manager."""
+    """The slots of a backend. Each is a thread of the Celery worker, and takes one attempt at a time. All
+    attempts run on one event loop, as in a run on one machine, so that many slots cost little more than
+    their programs. A context manager."""
 
     def __init__(self, process: WorkerProcess, backend: str) -> None:
         """To be created in the process that runs the attempts."""

@@ -1,5 +1,5 @@
-"""The process that ends what a worker leaves running: the program of an attempt whose process of the
-worker was killed, or has not renewed its lease for too long.
+"""The process that ends what a worker leaves running: the programs of attempts whose Celery worker was
+killed, or whose lease was not renewed for too long.
 
 One for each worker, in a session of its own. It reads lines of JSON from a pipe that all processes of
 the worker can write to, and ends once all of them are gone:
@@ -8,8 +8,8 @@ the worker can write to, and ends once all of them are gone:
                                                       `until`
     {"marker": …}                                     it has ended
 
-For an attempt whose process was killed, it prints its owner in a line of JSON once nothing is left of
-what that has started.
+Once nothing is left of what an attempt of a killed process has started, it prints the owner of that attempt
+in a line of JSON.
 """
 
 from __future__ import annotations
@@ -30,9 +30,8 @@ CHECK_INTERVAL = 0.5  # seconds between looks at processes whose exit is not sig
 CHUNK_SIZE = 64 * 1024  # bytes
 LOOKS = 2  # for what is left, after all was ended
 LOOK_PAUSE = 0.05  # seconds before each
-WHENEVER = (
-    0.0  # it was started; each attempt has a marker of its own, and the clock may have been set
-)
+# However long ago it was started: each attempt has a marker of its own, and the clock may have been set.
+WHENEVER = 0.0
 
 
 def boot_clock() -> float:
@@ -153,9 +152,7 @@ def _end_trees(late: list[str], orphans: list[str]) -> list[str]:
 
     async def end_orphan(marker: str) -> None:
         await ProcessTree.left_behind(marker, WHENEVER).terminate_then_kill()
-        for _ in range(
-            LOOKS
-        ):  # a program that is just being started has no environment for a moment
+        for _ in range(LOOKS):  # a program that is just being started has no environment yet
             await anyio.sleep(LOOK_PAUSE)
             if ProcessTree.left_behind(marker, WHENEVER).alive:
                 return

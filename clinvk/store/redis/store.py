@@ -1,13 +1,14 @@
 """Sessions on a Redis server (6 or later, not a cluster): `redis://host/0`, or `rediss://`.
 
     clinvk:session:<id>    hash: record, version (one more with each write), natives
-    clinvk:said:<id>       list: the transcript, one message each clinvk:writes:<id>     list: the
-    last writes, so that none is repeated clinvk:used            sorted set: ids, most recently used
-    first clinvk:ids             sorted set: folded id, NUL, id; for prefixes, and names that differ
-    in case clinvk:native:<id>     set: the sessions with this native id clinvk:lease:<id>      who
-    holds the turn, until when; the only key that expires clinvk:turn:<id>       hash: who took the
-    turn last, and the note of a killed turn clinvk:turns           set: sessions that may have a
-    turn
+    clinvk:said:<id>       list: the transcript, one message each
+    clinvk:writes:<id>     list: the last writes, so that none is repeated
+    clinvk:used            sorted set: ids, most recently used first
+    clinvk:ids             sorted set: folded id, NUL, id; for prefixes, and names that differ in case
+    clinvk:native:<id>     set: the sessions with this native id
+    clinvk:lease:<id>      who holds the turn, until when; the only key that expires
+    clinvk:turn:<id>       hash: who took the turn last, and the note of a killed turn
+    clinvk:turns           set: sessions that may have a turn
 
 A record is changed by comparing its version, so a change may be tried several times. Acknowledged
 writes are as safe as the server makes them: with `appendonly yes` a restart loses nothing, with
