@@ -613,7 +613,9 @@ TABLES = {
         "messages", "usage", "cost", "tags", "parents", "metadata", "created_at", "updated_at",
         "error", "size", "version",
     },
-    ("sessions", "clean", "--dry-run", "--json"): {"version", "dry_run", "deleted"},
+    ("sessions", "clean", "--dry-run", "--json"): {
+        "version", "dry_run", "deleted", "interrupted",
+    },
     ("backends", "list", "--json"): {"version", "backends"},
     ("backends", "show", "claude", "--json"): {"version", "name", "command", "can", "options"},
     ("config", "show", "--json"): {"version", "path", "settings"},
@@ -912,6 +914,27 @@ def test_clean_deletes_what_was_not_used_for_so_long(
     assert not set(home.ids()) & set(gone)
     again = clinvk("sessions", "clean", "--older-than", age)
     assert (again.returncode, again.stdout, again.stderr) == (0, "", "no sessions to clean\n")
+
+
+@pytest.mark.parametrize("how", ["--dry-run", "--yes"])
+def test_clean_names_the_sessions_that_it_keeps(clinvk: CommandLine, home: Home, how: str):
+    for id_ in ("idle", "cut-off", "running"):
+        past(home, id_, 40)
+    store = keep(open_store("file", home.path))
+    turns = [store.acquire_turn(id_) for id_ in ("cut-off", "running")]
+    for turn in turns:
+        assert turn is not None
+        turn.note({"run": "x"})
+    assert turns[0] is not None
+    turns[0].abandon()
+    done = clinvk("sessions", "clean", how)
+    assert done.stdout.endswith(" 1 session(s) older than 30 days.\n")
+    assert done.stderr == (
+        "clinvk: kept 1 session whose last turn was interrupted; "
+        "delete with: clinvk sessions delete cut-off\n"
+    )
+    assert turns[1] is not None
+    turns[1].close()
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from clinvk.config.stored_options import forget_sessions
 from clinvk.dispatch import recovery
+from clinvk.model.session import Session
 from clinvk.sessions.kept_state import with_their_state
-from clinvk.store.base import Store
+from clinvk.store.base import Query, Store
 from clinvk.store.codec import LeftBehind, running_error
 
 
@@ -41,6 +42,13 @@ def clean_store(store: Store, home: Path, before: str, *, dry_run: bool) -> list
     )
     _forget(home, gone)
     return gone
+
+
+def find_interrupted(store: Store, before: str, gone: Collection[str]) -> list[str]:
+    """Those of the sessions not used since then that `clean_store`, which found those in `gone`,
+    leaves alone, since their last turn was killed."""
+    old = [s.id for s in store.select(Query(before=before)) if isinstance(s, Session)]
+    return [id_ for id_ in old if id_ not in gone and store.running_turn(id_) is None]
 
 
 def _forget(home: Path, ids: list[str]) -> None:

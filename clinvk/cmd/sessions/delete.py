@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 app = CommandModule()
 
+MAX_NAMED = 5  # sessions, in a message
+
 
 @app.command("delete")
 @with_storage_options
@@ -67,23 +69,39 @@ def clean(
 ) -> None:
     """Delete sessions not used recently (session.retention_days; 0 deletes none)."""
     # Only this command needs it, and the group is shared.
-    from clinvk.api.sessions.deletion import clean_store
+    from clinvk.api.sessions.deletion import clean_store, find_interrupted
 
     loaded = opt.load_config(config)
     age, words = parse_age(older_than, loaded.config.session.retention_days)
     store = open_configured_store(loaded)
     gone: list[str] = []
+    kept: list[str] = []
     if age is not None:
-        gone = clean_store(store, loaded.home, rfc3339(time_before(age)), dry_run=dry_run)
+        before = rfc3339(time_before(age))
+        gone = clean_store(store, loaded.home, before, dry_run=dry_run)
+        kept = find_interrupted(store, before, set(gone))
     if as_json:
-        printer.print_json({"version": VERSION, "dry_run": dry_run, "deleted": gone})
-    elif not gone:
+        facts = {"version": VERSION, "dry_run": dry_run, "deleted": gone, "interrupted": kept}
+        printer.print_json(facts)
+        return
+    if not gone:
         print("no sessions to clean", file=sys.stderr)
     else:
         for session_id in gone if dry_run else []:
             print(session_id)
         verb = "Would delete" if dry_run else "Deleted"
         print(f"{verb} {len(gone)} session(s) older than {words}.")
+    if kept:
+        _tell_kept(kept)
+
+
+def _tell_kept(ids: list[str]) -> None:
+    """Name sessions that were not deleted, since what their last turn has started may still run."""
+    which = "1 session" if len(ids) == 1 else f"{len(ids):,} sessions"
+    named = " ".join([*ids[:MAX_NAMED], *["…"] * (len(ids) > MAX_NAMED)])
+    printer.Printer.for_errors().notice(
+        f"kept {which} whose last turn was interrupted; delete with: clinvk sessions delete {named}"
+    )
 
 
 def _find_session_id(sessions: SessionLookup, text: str) -> str:
