@@ -154,6 +154,40 @@ def test_the_board_says_why_tasks_are_queued(cluster: Cluster, tmux: Tmux):
     assert "3 done" in tmux.screen()
 
 
+@pytest.mark.parametrize("how", ["parallel", "watch"])
+def test_the_board_shows_a_task_as_queued_whose_worker_was_lost(
+    cluster: Cluster, tmux: Tmux, how: str
+):
+    worker = cluster.worker("w1", QUICK, slots="fake=1")
+    task = {"prompt": "hold a", "name": "lost", "idempotent": True}
+    command = ["parallel", cluster.file({"tasks": [task]}), "--cluster", cluster.url]
+    if how == "parallel":
+        tmux.start(*command)
+        cluster.wait_for("hold a")
+    else:
+        run = cluster.start(*command)
+        cluster.wait_for("hold a")
+        tmux.start("runs", "watch")
+    tmux.shows("1 running")
+    worker.kill()
+    tmux.shows("… 1 queued: no worker is connected")
+    assert "1 running" not in tmux.screen()
+    cluster.worker("w2")
+    cluster.let_go()
+    tmux.shows("exit 0")
+    if how == "watch":
+        assert ends(run, SECONDS)[0] == 0
+
+
+def test_a_message_of_a_worker_is_broken_between_words(cluster: Cluster, tmux: Tmux):
+    tmux.start("worker", "--cluster", cluster.url, "--name", "w1", "--backends", "fake=1,echo=2")
+    tmux.shows("ready for")
+    tmux.keys("C-c")
+    tmux.shows("exit 0")
+    said = " ".join(tmux.screen().split())
+    assert "ending once those that run have ended; to stop them, send the signal again" in said
+
+
 def test_a_task_that_was_sent_is_not_started_on_another_machine_unasked(cluster: Cluster):
     cluster.worker("w1", slots="fake=1")
     path = cluster.file({"tasks": ["hold a", "b"]})
@@ -406,6 +440,14 @@ def test_what_to_do_next_works_as_it_is_said(cluster: Cluster):
     code, _, err = ends(resumed, SECONDS)
     assert code == 7, err
     assert f"runs resume {command[2]} --cluster URL" in " ".join(err.split())
+
+
+def test_a_worker_whose_terminal_is_closed_leaves_as_one_that_is_stopped(cluster: Cluster):
+    worker = cluster.worker("w1")
+    wait_for(lambda: cluster.ledger().live_nodes("fake"), "that it is known", SECONDS)
+    worker.signal(signal.SIGHUP)
+    assert worker.ends() == 0, worker.said
+    assert not cluster.ledger().live_nodes("fake")
 
 
 @pytest.mark.parametrize("how", ["finish", "timeout", "twice"])
@@ -696,6 +738,7 @@ def test_two_workers_have_two_names(cluster: Cluster):
     second = cluster.start_worker("w1")
     assert second.ends() == 1
     assert "there is a worker named 'w1' already" in second.said
+    assert "wait some seconds if it was killed" in second.said
     assert first.process.poll() is None
 
 

@@ -30,8 +30,9 @@ class Tmux:
         """Start clinvk; its exit code is the last thing on the screen."""
         said = {**self.env, "TERM": "tmux-256color", **env}
         settings = " ".join(f"{k}={shlex.quote(v)}" for k, v in said.items())
+        # With CI set, what is on a terminal is as plain as in a pipe.
         line = (
-            f"env {settings} {sys.executable} -m clinvk {shlex.join(args)}; echo exit $?; sleep 60"
+            f"env -u CI {settings} {sys.executable} -m clinvk {shlex.join(args)}; echo exit $?; sleep 60"
         )
         self.socket = self.socket.with_suffix(
             f".{time.monotonic_ns()}"

@@ -158,6 +158,8 @@ class RunFollower:
                 outcome = outcomes[line["task"]]
                 if wait := Change.wait_from_json(line, outcome):
                     yield wait
+                elif outcome.state == "queued":  # its worker was lost
+                    yield Change(kind="node", outcome=replace(outcome, node=None))
                 if outcome.state not in ACTIVE_STATES:
                     yield Change(kind="ended", outcome=outcome)
                 self._end_attempt(outcome, before[outcome.index])

@@ -70,7 +70,11 @@ class Printer:
     def notice(self, message: str) -> None:
         if self.quiet:
             return
-        self._print_message(self.paint("clinvk:", DIM), message, None)
+        self.notice_of("clinvk:", message)
+
+    def notice_of(self, who: str, message: str) -> None:
+        """Print a notice of something other than a prompt or a run."""
+        self._print_message(self.paint(who, DIM), message, None)
 
     def warning(self, message: str, hint: str | None = None) -> None:
         self._print_message(self.paint("clinvk: warning:", YELLOW), message, hint)

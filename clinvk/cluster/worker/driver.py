@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from contextlib import suppress
 from functools import partial
 
 import anyio
@@ -65,7 +66,9 @@ class RunDriver:
                 raise
 
     def _say(self, text: str) -> None:
-        print(one_line(f"clinvk worker {self.settings.name}: {text}"), file=sys.stderr, flush=True)
+        with suppress(OSError):  # the terminal was closed, or the reader of a pipe has left
+            said = one_line(f"clinvk worker {self.settings.name}: {text}")
+            print(said, file=sys.stderr, flush=True)
 
 
 def _end() -> None:

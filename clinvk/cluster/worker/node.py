@@ -6,9 +6,8 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from types import FrameType
@@ -52,8 +51,9 @@ class WorkerNode:
     """The process that a user starts and stops. The first SIGTERM (or Ctrl-C) lets running attempts
     finish, the second one stops them."""
 
-    def __init__(self, settings: WorkerSettings) -> None:
+    def __init__(self, settings: WorkerSettings, say: Callable[[str], None]) -> None:
         self.settings = settings
+        self._print = say
         self.orders = Orders()
         self.signals = 0
         self._pools: dict[int, tuple[str, float]] = {}  # by process: the backend, and since when
@@ -108,7 +108,7 @@ class WorkerNode:
         if any(name in ledger.live_nodes(backend) for backend in self.settings.slots):
             raise UsageError(
                 f"there is a worker named {name!r} already, or it was killed a moment ago",
-                "choose another name: --name NAME",
+                "wait some seconds if it was killed; otherwise choose another name: --name NAME",
             )
 
     def _serve(
@@ -262,7 +262,10 @@ class WorkerNode:
         def count(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the protocol
             self.signals += 1
 
-        before = {n: signal.signal(n, count) for n in (signal.SIGTERM, signal.SIGINT)}
+        ends = [signal.SIGTERM, signal.SIGINT]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
+            ends.append(signal.SIGHUP)  # its terminal was closed
+        before = {n: signal.signal(n, count) for n in ends}
         try:
             yield
         finally:
@@ -270,7 +273,8 @@ class WorkerNode:
                 signal.signal(number, handler)
 
     def _say(self, text: str) -> None:
-        print(f"clinvk worker {self.settings.name}: {text}", file=sys.stderr, flush=True)
+        with suppress(OSError):  # the terminal was closed, or the reader of a pipe has left
+            self._print(text)
 
 
 def _do_not_retry(client: redis.Redis) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import socket
-import sys
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,6 +16,7 @@ from clinvk.cmd.options import request as opt
 from clinvk.config.extras import require_extra
 from clinvk.errors import UsageError
 from clinvk.plans.labels import labels_problem
+from clinvk.terminal.printer import Printer
 from clinvk.text.duration import parse_duration
 
 if TYPE_CHECKING:
@@ -98,10 +99,11 @@ def worker(
         config=loaded, env=_environment(), drain_timeout=_seconds("--drain-timeout", drain_timeout),
         lease=seconds, drivers=drive, driver_lease=min(seconds, DRIVER_LEASE),
     )  # fmt: skip
+    said = Printer.for_errors()
     with connect_to(address) as client:
         for warning in check_server(client, address, insecure=insecure):
-            print(f"clinvk: {warning}", file=sys.stderr)
-    return WorkerNode(settings).run()
+            said.notice(warning)
+    return WorkerNode(settings, partial(said.notice_of, f"clinvk worker {settings.name}:")).run()
 
 
 def _seconds(flag: str, text: str | None) -> float | None:

@@ -76,6 +76,8 @@ class TaskStates:
             await self.journal.record_ended(outcome, events, wait.wait_to_json() if wait else None)
         if outcome.state != "queued":
             self.observe(Change(kind="ended", outcome=outcome))
+        elif wait is None:  # its worker was lost
+            self.observe(Change(kind="node", outcome=replace(outcome, node=None)))
 
     def end_not_started(self, outcome: Outcome) -> None:
         """A task is over without being started; the journal gets all of these at the end."""
