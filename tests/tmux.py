@@ -31,9 +31,7 @@ class Tmux:
         said = {**self.env, "TERM": "tmux-256color", **env}
         settings = " ".join(f"{k}={shlex.quote(v)}" for k, v in said.items())
         # With CI set, what is on a terminal is as plain as in a pipe.
-        line = (
-            f"env -u CI {settings} {sys.executable} -m clinvk {shlex.join(args)}; echo exit $?; sleep 60"
-        )
+        line = f"env -u CI {settings} {sys.executable} -m clinvk {shlex.join(args)}; echo exit $?; sleep 60"
         self.socket = self.socket.with_suffix(
             f".{time.monotonic_ns()}"
         )  # the last server may be ending
