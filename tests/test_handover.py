@@ -54,6 +54,24 @@ def test_the_model_of_one_backend_is_not_said_to_be_that_of_another(
     assert (found["backend"], found["model"]) == ("codex", None)
 
 
+def test_a_conversation_stays_on_a_backend_without_sessions_of_its_own(
+    clinvk: CommandLine, home: Home, prompts: Path
+):
+    words = {"name": "words", "command": "wc", "argv": {"run": ["-w"]}, "output": "text"}
+    home.manifest("words", words)
+    clinvk("-b", "claude", "--session", "talk", "one")
+    assert clinvk("--session", "talk", "--to", "words", "two").returncode == 0
+    assert clinvk.json("sessions", "show", "talk", "--json")["backend"] == "words"
+    (prompts / "claude.prompt").unlink()
+    assert clinvk("--session", "talk", "three").stdout.strip().isdecimal()
+    assert not (prompts / "claude.prompt").exists()
+    clinvk("--session", "talk", "-b", "claude", "four")
+    asked = (prompts / "claude.prompt").read_text()
+    assert "\ntwo\n" in asked
+    assert "\nthree\n" in asked
+    assert "\none\n" not in asked, "claude has that itself"
+
+
 @pytest.mark.parametrize("recorded", [{}, {"backend": 7}, {"backend": "a\n## User"}])
 def test_an_answer_without_a_usable_backend_is_the_assistants(recorded: dict[str, object]):
     assert Message("assistant", "hello", metadata=recorded).speaker == "Assistant"

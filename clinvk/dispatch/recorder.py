@@ -187,6 +187,8 @@ class Recorder:
             session = replace(session, backend=self.backend, native_env=env, model=model)
             if totals:
                 session = replace(session, totals=session.totals | {result.native_id: totals})
+        elif result.ok and not self.plan.manifest.resumes:  # it gets the transcript each time
+            session = replace(session, backend=self.backend, model=model)
         elif (new_id := self.plan.command.new_id) and natives.get(self.backend) == new_id:
             # The CLI has not begun the session that was recorded before its start.
             before = self.plan.session.native_ids if self.plan.session else {}
