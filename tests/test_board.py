@@ -156,6 +156,15 @@ def test_it_is_never_taller_or_wider_than_the_terminal(
         stage.now += 45
 
 
+def test_that_no_worker_is_there_is_said_once_for_all_tasks():
+    stage = Stage()
+    stage.start("a", "b")
+    for i in range(2):
+        told = "no worker is connected; waiting for one"
+        stage.board.observe(Change(kind="notice", outcome=Outcome(index=i, name="x"), message=told))
+    assert stage.board.state.notices == [told]
+
+
 def test_of_a_hundred_tasks_those_are_shown_that_fit():
     stage = Stage()
     stage.start(*(f"task {i}" for i in range(100)), total=300)

@@ -97,6 +97,11 @@ class Change(Struct, frozen=True, kw_only=True):
             return None
 
 
+def is_lonely(change: Change) -> bool:
+    """Whether it says that no worker can run a task. It is worth being said once, not for each task."""
+    return change.kind == "notice" and change.message.endswith(WAITING_FOR_ONE)
+
+
 def _parse_outcome(kind: str, line: Mapping[str, Any]) -> Outcome | None:
     if "index" not in line:
         return None

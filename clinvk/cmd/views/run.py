@@ -21,7 +21,7 @@ from clinvk.model.outcome import (
     state_label,
     without_candidates,
 )
-from clinvk.model.progress import WAITING_FOR_ONE
+from clinvk.model.progress import is_lonely
 from clinvk.terminal import printer as show
 from clinvk.terminal.printer import Printer
 from clinvk.terminal.wording import describe_change
@@ -128,7 +128,7 @@ class SilentViewer:
 
     def observe(self, change: Change) -> None:
         text = describe_change(change) if change.kind == "limit" else None
-        if change.kind == "notice" and change.message.endswith(WAITING_FOR_ONE):
+        if is_lonely(change):
             text = one_line(change.message)
         if text and text not in self._told:
             self._told |= {text}
@@ -203,7 +203,7 @@ class LogViewer(SilentViewer):
             self.printer.notice(f"[{self.ended}/{self.total}] {describe_outcome(o, self.printer)}")
         elif change.kind == "started" and o:
             self._print_started(o)
-        elif change.kind == "limit":
+        elif change.kind == "limit" or is_lonely(change):
             super().observe(change)
         elif text := describe_change(change):
             self.printer.notice(text)

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 
 from clinvk.model.events import Delta, Event
 from clinvk.model.outcome import Outcome
+from clinvk.model.progress import is_lonely
 from clinvk.terminal.board.rows import Row, Rows, Tally
 from clinvk.terminal.live import normalize_width
 from clinvk.terminal.wording import describe_change, format_time
+from clinvk.text.sanitize import one_line
 from clinvk.text.width import display_width
 
 if TYPE_CHECKING:
@@ -41,7 +43,7 @@ class BoardState:
         self.last_ended: list[Outcome] = []
         self.node_width = 0  # of the longest name of a worker; 0 until one has taken a task
         self.notices: list[str] = []  # lines to be printed above the board
-        self._limits: set[str] = set()  # those reported
+        self._told: set[str] = set()  # what is said once, though many tasks may meet it
 
     def begin(self, total: int, run_id: str | None, started_at: datetime | None = None) -> None:
         self.total, self.run_id = total, run_id
@@ -71,7 +73,11 @@ class BoardState:
     def add_change(self, change: Change) -> None:
         """Take a change of a task, other than an event, or what is to be told of the run."""
         outcome = change.outcome
-        if outcome is None or change.kind in ("event", "notice"):
+        if is_lonely(change):
+            if change.message not in self._told:
+                self._told.add(change.message)
+                self.notices.append(one_line(change.message))
+        elif outcome is None or change.kind in ("event", "notice"):
             if text := describe_change(change):
                 self.notices.append(text)
         elif change.kind == "started":
@@ -119,8 +125,8 @@ class BoardState:
         if change.kind == "limit":
             row.activity = f"waiting for rate limit until {format_time(change.until)}"
             self.pauses[outcome.backend or "-"] = change.until
-            if change.instead and (text := describe_change(change)) and text not in self._limits:
-                self._limits.add(text)
+            if change.instead and (text := describe_change(change)) and text not in self._told:
+                self._told.add(text)
                 self.notices.append(text)
         else:
             row.activity = f"retry at {format_time(change.until, '%H:%M:%S')}"
