@@ -102,6 +102,17 @@ def test_a_detached_run_is_driven_by_a_worker_and_seen_from_another_machine(
     assert not (cluster.home.path / "runs").exists()
 
 
+def test_a_detached_run_says_whether_a_worker_is_there_to_drive_it(cluster: Cluster):
+    path = cluster.file({"tasks": ["a"]})
+    alone = cluster.go("parallel", path, "--detach")
+    assert "no worker is connected, and the run begins once one is" in alone.stderr
+    assert f"runs watch {alone.stdout.strip()}" in alone.stderr
+    cluster.worker("w1", drive=1)
+    assert cluster.go("runs", "watch", alone.stdout.strip()).returncode == 0
+    wait_for(lambda: cluster.go("workers").returncode == 0, "that it is listed", SECONDS)
+    assert "a worker drives the run" in cluster.go("parallel", path, "--detach").stderr
+
+
 def test_a_detached_chain_with_a_loop_is_shown_as_a_local_one(cluster: Cluster, tmp_path: Path):
     elsewhere = at_another_desk(cluster, tmp_path)
     cluster.worker("w1", drive=2)

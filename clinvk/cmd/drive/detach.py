@@ -14,6 +14,7 @@ from clinvk.errors import UsageError
 from clinvk.terminal import printer
 
 if TYPE_CHECKING:
+    from clinvk.cluster.address import Address
     from clinvk.config.schema import Loaded
     from clinvk.engine.run_context import RunContext
     from clinvk.model.plan import Plan
@@ -28,6 +29,8 @@ INSTEAD = {
     "--html": "later, use: clinvk runs report ID --format html{where}",
     "--score": "the other criteria, --check and --judge among them, decide on the workers",
 }
+
+NOBODY = "no worker is connected, and the run begins once one is: clinvk worker"
 
 Detach = Annotated[
     bool,
@@ -87,7 +90,24 @@ def detach_plan(
         return 0
     print(run.id)
     if not view.quiet:
-        errors.notice(
-            f"a worker drives the run; watch it with: clinvk runs watch {run.id}{run.where}"
-        )
+        who = "a worker drives the run" if _is_driven(address) else NOBODY
+        errors.notice(f"{who}; watch it with: clinvk runs watch {run.id}{run.where}")
     return 0
+
+
+def _is_driven(address: Address) -> bool:
+    """Whether a worker is there to drive the run."""
+    # 60 ms, and an extra.
+    from redis import RedisError
+
+    # Only with a cluster.
+    from clinvk.cluster.address import connect_to
+    from clinvk.cluster.keys import Keys
+    from clinvk.cluster.nodes import Nodes
+
+    try:
+        with connect_to(address) as client:
+            nodes = Nodes(client, Keys.of(address.name)).read_facts()
+    except RedisError:  # the run was submitted all the same
+        return True
+    return any(node.state == "live" for node in nodes)
