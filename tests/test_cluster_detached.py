@@ -154,9 +154,10 @@ def test_a_detached_comparison_has_the_verdict_of_its_judge(cluster: Cluster, tm
     run = made.stdout.strip()
     watched = cluster.go("runs", "watch", run, "--json", **elsewhere)
     assert watched.returncode == 0, watched
-    assert json.loads(watched.stdout)["verdict"]["best"] == "fake"
+    best = json.loads(watched.stdout)["verdict"]["best"]  # of the order that was judged first
+    assert best in ("fake", "other")
     shown = cluster.go("runs", "show", run, "--answers", **elsewhere)
-    assert "fake" in shown.stdout
+    assert best in shown.stdout
     assert "best" in shown.stdout
     assert cluster.go("runs", "report", run, "--format", "html", **elsewhere).returncode == 0
 

@@ -410,7 +410,8 @@ def test_a_spent_budget_ends_a_loop_after_its_choice(
     found = run(clinvk, home, fix, budget={"tokens": 1}, max_parallel=2)
     assert found["exit_code"] != 0
     state = states(found)
-    assert state["fix#1[1]"] == "done"
+    # Whichever ends first spends it, and may end the other one.
+    assert "done" in {state["fix#1[1]"], state["fix#1[2]"]}
     assert {state[f"fix#{n}[{c}]"] for n in (2, 3, 4) for c in (1, 2)} == {"cancelled"}
 
 
