@@ -1,4 +1,4 @@
-"""The plans of task files, and how their mistakes are told."""
+"""Reads task files for tests: the plan, or the error that the user gets."""
 
 import textwrap
 from typing import Any

@@ -52,7 +52,7 @@ MISTAKES = [
     ("tasks:\n- prompt: x\n- name: two\n  prompt: y\n  needs: [noe]", "t.yaml: line 5: tasks[1] 'two': needs: there is no task 'noe'"),
     ("tasks:\n- {name: a, prompt: x}\n- {name: me, prompt: y, needs: me}", "line 3: tasks[1] 'me': needs: 'me' refers to itself"),
     ("tasks:\n- x\n- {name: a, prompt: x, needs: b}\n- {name: b, prompt: x, needs: a}", "t.yaml: line 3: tasks[1] 'a': the tasks wait for each other: 'a' needs 'b' needs 'a'"),
-    ("[{name: a, prompt: x}, 'mend {{tasks.a.error}}']", "{{tasks.a.error}} is always empty: '2' is only run when 'a' has succeeded"),
+    ("[{name: a, prompt: x}, 'fix {{tasks.a.error}}']", "{{tasks.a.error}} is always empty: '2' is only run when 'a' has succeeded"),
     ("[{name: me, prompt: '{{tasks.me.output}}'}]", "'me' refers to itself"),
     ("[{name: a, prompt: x}, {name: a, prompt: y}, 'see {{tasks.a.output}}']", "there are 2 tasks named 'a'"),
     ("['{{previous}}', {prompt: '{{previous}} {{tasks.1.output}}'}]", "nothing comes before"),

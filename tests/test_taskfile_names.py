@@ -148,7 +148,7 @@ def test_a_value_is_a_part_of_a_task_s_name_or_a_text_and_never_a_name(value: st
     tasks = [
         {"name": "x", "prompt": "secret"},
         {"name": "r {{f}}", "prompt": "review {{f}}", "matrix": {"f": [value]}},
-        {"prompt": "mend {{f}}: {{tasks.r {{f}}.output}}{{f}}", "matrix": {"f": [value]}},
+        {"prompt": "fix {{f}}: {{tasks.r {{f}}.output}}{{f}}", "matrix": {"f": [value]}},
     ]
     if set(value) & set("{}\n"):
         with pytest.raises(ConfigError, match="cannot be part of a task's name"):
@@ -157,7 +157,7 @@ def test_a_value_is_a_part_of_a_task_s_name_or_a_text_and_never_a_name(value: st
     plan = parse.parse_plan(tasks, "t", "parallel", Defaults())
     assert plan.tasks[2].needs == (1,)
     said = template.render(plan.tasks[2].prompt, lambda _: "fine")
-    assert said == f"mend {value}: fine{value}"
+    assert said == f"fix {value}: fine{value}"
 
 
 def test_a_name_of_the_matrix_may_stand_in_the_name_of_a_task():
@@ -165,12 +165,12 @@ def test_a_name_of_the_matrix_may_stand_in_the_name_of_a_task():
         matrix: {f: [a, b]}
         tasks:
           - {name: "r {{f}}", prompt: "review {{f}}"}
-          - {name: "m {{f}}", prompt: "mend: {{ tasks.r {{ f }}.output }}"}
+          - {name: "m {{f}}", prompt: "fix: {{ tasks.r {{ f }}.output }}"}
           - {name: "c {{f}}", prompt: check, needs: ["r {{f}}"]}
     """)
     assert [t.needs for t in plan.tasks] == [(), (), (0,), (1,), (0,), (1,)]
     assert plan.tasks[2].known == {"tasks.r a.output": 0}
-    assert rendered(plan.tasks[3]) == "mend: <tasks.r b.output>"
+    assert rendered(plan.tasks[3]) == "fix: <tasks.r b.output>"
 
 
 def test_a_name_of_the_matrix_may_stand_in_that_of_a_step():

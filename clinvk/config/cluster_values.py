@@ -140,7 +140,7 @@ def _check_remote(setting: str) -> None:
 
 
 def _check_directories(place: tuple[str, ...], given: list[str]) -> None:
-    """They are the same on all machines, and for whoever starts a command."""
+    """Raise `ShapeError` for a relative path, which would depend on where a command is started."""
     for i, path in enumerate(given):
         if not path.startswith(("/", "~")):
             raise ShapeError((*place, i), f"{path!r} is not an absolute path")

@@ -1,5 +1,5 @@
-"""What the slots of a worker print, written by a thread of its own: whoever reads it may have stopped, such as
-a terminal after Ctrl-S, and no lease must be lost because of that."""
+"""Prints what the slots of a worker have to say. A thread of its own does it, so that no lease is lost while a
+terminal is stopped by Ctrl-S, or nobody reads a full pipe."""
 
 from __future__ import annotations
 
@@ -44,6 +44,6 @@ class Lines(Closing):
 
     def _write(self) -> None:
         while (text := self._waiting.get()) is not None:
-            # Not `print`: its lock would be held while this waits, and whoever ends the process flushes.
+            # Not `print`: while this waits, it would hold a lock that the end of the process needs.
             with suppress(OSError):
                 os.write(STDERR, text.encode("utf-8", "replace"))

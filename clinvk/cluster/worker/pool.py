@@ -117,7 +117,7 @@ def _serve(made: Celery, backend: str, process: WorkerProcess) -> int:
 
 
 def _work(made: Celery, name: str, pool: str | type, queues: list[str], count: int) -> int:
-    """Take what is in the queues, so many at a time; returns the exit code."""
+    """Run the tasks of these queues, at most `count` at a time; returns the exit code."""
     worker = made.Worker(
         hostname=name, pool=pool, concurrency=count, queues=queues, loglevel="ERROR", quiet=True,
         without_mingle=True, without_gossip=True, without_heartbeat=True,

@@ -52,11 +52,11 @@ from clinvk.store.redis.lease import (
     PREFIX,
     TURNS,
     LeaseLock,
-    Renewals,
     lease_key,
     milliseconds,
     turn_key,
 )
+from clinvk.store.redis.renewals import Renewals
 from clinvk.store.search import scan_sessions
 
 LEASE_SECONDS = 30.0  # seconds for which the turn of a dead machine is still held
@@ -76,7 +76,7 @@ class RedisStore(Closing):
         self._connected = RedisClient(url, patient=patient)
         self._closed = False
         self._lease = lease
-        self._renewals = Renewals(self._connected, lease)
+        self._renewals = Renewals(lease)
         self._turns: dict[str, LeaseLock] = {}  # turns of this process, whose writes are checked
         # By session: the record and its version after the last write of such a turn. If another
         # process has written since, the server refuses a write that is based on it.
